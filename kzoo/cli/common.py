@@ -1,0 +1,137 @@
+"""What several commands share: options, reading numbers, printing tables and JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from kzoo.errors import InputError
+
+if TYPE_CHECKING:
+    from kzoo.index import Index
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
+
+
+def as_json(command: _Command) -> _Command:
+    """Add ``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def filter_options(command: _Command) -> _Command:
+    """Add the options that say which checkpoints are wanted."""
+    for option in reversed(
+        (
+            click.option(
+                "--license",
+                "licenses",
+                multiple=True,
+                metavar="ID",
+                help="Only this license, or 'permissive'; may be repeated.",
+            ),
+            click.option("--task", metavar="TASK", help="Only image-classification, or image-feature-extraction."),
+            click.option(
+                "--max-params", metavar="N", callback=_parse_count, help="At most this many parameters, such as 30M."
+            ),
+            click.option("--library", metavar="NAME", help="Only timm, or torchvision."),
+            click.option("--trained-on", metavar="DATA", help="Only trained on this data set, such as imagenet-21k."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def target_options(command: _Command) -> _Command:
+    """Add the options that change the target's network, and ``--trust-code``."""
+    for option in reversed(
+        (
+            click.option("--classes", type=int, metavar="N", help="The target's number of classes."),
+            click.option("--in-chans", type=int, metavar="N", help="The target's input channels."),
+            click.option("--img-size", type=int, metavar="N", help="The target's image size."),
+            click.option(
+                "--trust-code", is_flag=True, help="Allow py:package.module:factory, which imports and runs code."
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _parse_count(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgb]?)", text.strip().lower())
+    if not found:
+        raise InputError(f"--max-params {text!r} is not a number: expected digits with K, M or G, such as 30M")
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
+def index_path(directory: Path | None) -> Path | None:
+    """The index in a registry folder that the user named; None for the one that came with kzoo.
+
+    Raises:
+        InputError: the folder is missing or unreadable.
+    """
+    if directory is None:
+        return None
+    from kzoo.catalog import registry_digest
+    from kzoo.facade import load_index
+
+    digest = registry_digest(directory)
+    path = directory / "index.npz"
+    if load_index(path).meta["registry"] != digest:
+        hint(f"{path} is older than the registry beside it: run 'kzoo -C {directory} index'")
+    return path
+
+
+def open_index(directory: Path | None) -> Index:
+    """The index that the user's options name."""
+    from kzoo.facade import load_index
+
+    return load_index(index_path(directory))
+
+
+def complete_network(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Names of networks for shell completion."""
+    try:
+        index = open_index(context.find_root().params.get("directory"))
+    except InputError:
+        return []
+    return [name for name in (*index.entries, *index.models) if name.startswith(incomplete)]
+
+
+def print_json(data: Any) -> None:
+    """Print data for programs."""
+    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def print_table(rows: Iterable[Sequence[object]], headers: Sequence[str], right: Sequence[str] = ()) -> None:
+    """Print rows for people; columns named in ``right`` are aligned to the right."""
+    from tabulate import tabulate
+
+    align = ["right" if header in right else "left" for header in headers]
+    click.echo(tabulate(rows, headers, tablefmt="simple", colalign=align, disable_numparse=True))
+
+
+def hint(text: str) -> None:
+    """Tell a person something that is not data: it goes to stderr."""
+    click.echo(text, err=True)
+
+
+def count(number: int) -> str:
+    """A number of parameters for people: 25.6M."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.1f}{unit}"
+    return str(number)
+
+
+def percent(number: float | None) -> str:
+    """An accuracy in percent, or a dash where it is unknown."""
+    return "-" if number is None else f"{number:.1f}"

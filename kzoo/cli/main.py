@@ -1,0 +1,84 @@
+"""The ``kzoo`` command: the group of all commands, and errors turned into one sentence and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+from click.shell_completion import get_completion_class
+
+import kzoo
+from kzoo.cli.ranking import compare, recommend
+from kzoo.cli.zoo import index, list_models, registry, show
+from kzoo.errors import InputError, KzooError
+
+_SHELLS = ("bash", "fish", "zsh")
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Start with: kzoo recommend timm:resnet26d",
+)
+@click.option(
+    "-C",
+    "--registry",
+    "directory",
+    type=click.Path(path_type=Path),
+    envvar="KZOO_REGISTRY",
+    metavar="DIR",
+    help="Use this registry folder and its index instead of the one that came with kzoo [env: KZOO_REGISTRY].",
+)
+@click.version_option(kzoo.__version__, prog_name="kzoo")
+@click.pass_context
+def cli(context: click.Context, directory: Path | None) -> None:
+    """Pick the best trained network to start from, and carry its knowledge over."""
+    context.obj = directory
+
+
+@cli.command(
+    epilog='\b\nExamples:\n  eval "$(kzoo completion bash)"\n  kzoo completion fish > ~/.config/fish/completions/kzoo.fish'
+)
+@click.argument("shell", type=click.Choice(_SHELLS))
+def completion(shell: str) -> None:
+    """Print the completion script of a shell: commands, options, model names."""
+    maker = get_completion_class(shell)
+    assert maker is not None  # click knows all three
+    click.echo(maker(cli, {}, "kzoo", "_KZOO_COMPLETE").source())
+
+
+for command in (recommend, compare, list_models, show, index, registry):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line; exit codes are 0 done, 1 a check said no, 2 bad input, 3 network or disk failed."""
+    sys.exit(run())
+
+
+def run() -> int:
+    """Run the command line and return its exit code."""
+    try:
+        result = cli.main(prog_name="kzoo", standalone_mode=False)
+        sys.stdout.flush()
+        return int(result or 0)
+    except KzooError as error:
+        return _fail(str(error), error.exit_code)
+    except click.Abort:
+        return _fail("interrupted", 130)
+    except click.ClickException as error:
+        return _fail(error.format_message(), InputError.exit_code, error)
+    except BrokenPipeError:
+        # The reader (head, less) has enough; keep Python from failing again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _fail(f"{error.filename or 'the disk or network'}: {error.strerror or error}", 3)
+
+
+def _fail(sentence: str, code: int, error: click.ClickException | None = None) -> int:
+    context = getattr(error, "ctx", None)
+    hint = f" (see '{context.command_path} --help')" if context is not None else ""
+    click.echo(f"Error: {sentence.rstrip('.')}{hint}", err=True)
+    return code

@@ -1,0 +1,222 @@
+"""``kzoo list``, ``show``, ``index`` and ``registry``: the registry's life."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kzoo.cli.common import (
+    as_json,
+    complete_network,
+    count,
+    filter_options,
+    hint,
+    open_index,
+    percent,
+    print_json,
+    print_table,
+)
+
+if TYPE_CHECKING:
+    from kzoo.index import Entry, Index, Model
+
+_SORTS = {
+    "id": lambda model: model.id,
+    "accuracy": lambda model: (model.accuracy is None, -(model.accuracy or 0.0)),
+    "params": lambda model: model.parameters,
+    "license": lambda model: model.license,
+}
+
+
+@click.command(
+    "list",
+    epilog="\b\nExamples:\n"
+    "  kzoo list --library torchvision --sort accuracy\n"
+    "  kzoo list resnet --license permissive --max-params 30M\n"
+    "  kzoo list --json",
+)
+@click.argument("text", default="")
+@filter_options
+@click.option("--sort", type=click.Choice(list(_SORTS)), default="id", show_default=True)
+@click.option(
+    "--limit", type=click.IntRange(min=0), default=50, show_default=True, help="Rows of the table; 0 for all."
+)
+@as_json
+@click.pass_obj
+def list_models(directory: Path | None, /, text: str, sort: str, limit: int, as_json: bool, **filters: Any) -> None:
+    """List trained models, all or those whose id contains TEXT."""
+    from kzoo.search import Filters
+
+    allows = Filters(**filters).allows
+    models = [model for model in open_index(directory).models.values() if text in model.id and allows(model)]
+    models.sort(key=_SORTS[sort])
+    if as_json:
+        print_json([_model_data(model) for model in models])
+        return
+    rows = [
+        (
+            model.id,
+            count(model.parameters),
+            percent(model.accuracy),
+            model.license,
+            model.classes,
+            ", ".join(model.trained_on),
+        )
+        for model in models[: limit or None]
+    ]
+    print_table(
+        rows, ("model", "size", "top-1", "license", "classes", "trained on"), right=("size", "top-1", "classes")
+    )
+    hint(
+        f"\n{len(rows):,} of {len(models):,} models shown."
+        + (" --limit 0 shows all." if len(rows) < len(models) else "")
+    )
+
+
+def _model_data(model: Model) -> dict[str, Any]:
+    """Every field of a checkpoint's registry entry, and what kzoo derives from it."""
+    derived = {
+        "library": model.library,
+        "family": model.family,
+        "architecture": model.architecture,
+        "task": model.task,
+        "trained_on": model.trained_on,
+        "metrics": model.metrics,
+        "accuracy": model.accuracy,
+    }
+    return dict(model.fields) | derived
+
+
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  kzoo show timm:resnet50\n"
+    "  kzoo show timm/resnet50.a1_in1k\n"
+    "  kzoo show torchvision:resnet18 --layers"
+)
+@click.argument("model", shell_complete=complete_network)
+@click.option("--layers", is_flag=True, help="List the items and layers of the standardized architecture.")
+@as_json
+@click.pass_obj
+def show(directory: Path | None, model: str, layers: bool, as_json: bool) -> None:
+    """Show what the registry knows of an architecture or a checkpoint."""
+    import kzoo
+
+    index = open_index(directory)
+    architecture = kzoo.architecture(model, index=index.path)
+    data = _show_data(index, model) | {
+        "fingerprint": architecture.fingerprint,
+        "items": len(architecture.items),
+        "typed_layers": architecture.typed_layers,
+    }
+    if layers:
+        data["layers"] = [
+            {
+                "path": path,
+                "kind": layer.kind,
+                "shape": layer.shape,
+                "name": layer.name,
+                "bias": bool(layer.bias_entries),
+            }
+            for path, layer in architecture.paths()
+        ]
+    if as_json:
+        print_json(data)
+        return
+    for name, value in data.items():
+        if name not in ("checkpoints", "layers"):
+            click.echo(f"{name:<13} {value if not isinstance(value, (list, tuple)) else ', '.join(map(str, value))}")
+    for name in ("checkpoints", "layers"):
+        if data.get(name):
+            click.echo("")
+            headers = {
+                "checkpoints": ("id", "license", "classes", "input_size"),
+                "layers": ("path", "kind", "shape", "name"),
+            }[name]
+            print_table([[row[header] for header in headers] for row in data[name]], headers)
+
+
+def _show_data(index: Index, name: str) -> dict[str, Any]:
+    entry: Entry | None = index.entries.get(name)
+    if entry is not None:
+        return {"library": entry.library, "family": entry.family, **entry.fields}
+    identifier = index.aliases.get(name, name.replace(":", "/", 1))
+    return _model_data(index.models[identifier]) if identifier in index.models else {"name": name}
+
+
+@click.command("index", epilog="\b\nExamples:\n  kzoo index\n  kzoo index --check\n  kzoo -C my-registry index")
+@click.option(
+    "--check", is_flag=True, help="Only say whether the index fits the registry and the code (exit code 1 if not)."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the index there instead of beside the registry.",
+)
+@click.pass_obj
+def index(directory: Path | None, check: bool, out: Path | None) -> None:
+    """Compile the registry into the index that searches use; about two minutes on two cores."""
+    from kzoo.indexing import build_index, check_index
+    from kzoo.paths import registry_directory
+
+    directory = directory or registry_directory()
+    path = out or directory / "index.npz"
+    meta = check_index(directory, path) if check else build_index(directory, path, _Progress())
+    hint(
+        f"{path}: {meta['architectures']:,} architectures, {meta['fingerprints']:,} fingerprints, "
+        f"{meta['checkpoints']:,} checkpoints, {path.stat().st_size / 1e6:.2f} MB"
+    )
+
+
+@click.group(epilog="\b\nExamples:\n  kzoo registry check\n  kzoo registry sync timm")
+def registry() -> None:
+    """Check the registry's files, or fill them from the libraries."""
+
+
+@registry.command("check", epilog="\b\nExamples:\n  kzoo registry check\n  kzoo registry check my-registry")
+@click.argument("folder", type=click.Path(path_type=Path), required=False)
+@click.pass_obj
+def registry_check(directory: Path | None, folder: Path | None) -> None:
+    """Check every file of the registry (or of FOLDER) against the schema: names file, line and field of a fault."""
+    from kzoo.catalog import load_registry
+    from kzoo.paths import registry_directory
+
+    families = load_registry(folder or directory or registry_directory())
+    entries = [entry for family in families for entry in family.architectures]
+    checkpoints = sum(len(entry.checkpoints) for entry in entries)
+    click.echo(f"{len(families):,} files, {len(entries):,} architectures, {checkpoints:,} checkpoints: no fault found.")
+
+
+@registry.command(
+    "sync", epilog="\b\nExamples:\n  kzoo registry sync timm\n  kzoo -C my-registry registry sync torchvision"
+)
+@click.argument("library", type=click.Choice(["timm", "torchvision"]))
+@click.pass_obj
+def registry_sync(directory: Path | None, library: str) -> None:
+    """Write the registry's files of LIBRARY from the installed package."""
+    from kzoo.indexing import sync_library
+    from kzoo.paths import registry_directory
+
+    for path in sync_library(library, directory or registry_directory(), _Progress()):
+        click.echo(f"wrote {path}")
+    hint("Next: kzoo index")
+
+
+class _Progress:
+    """One line that is rewritten on a terminal; a line per tenth elsewhere."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._told: tuple[str, int] | None = None
+
+    def __call__(self, what: str, done: float) -> None:
+        terminal = sys.stderr.isatty()
+        step = (what, int(done * (100 if terminal else 10)))
+        if step == self._told:
+            return
+        self._told = step
+        text = f"{what}: {done:4.0%}, {time.monotonic() - self._started:.0f} s"
+        click.echo(f"\r{text:<60}" if terminal else text, err=True, nl=not terminal or done >= 1)

@@ -1,0 +1,166 @@
+"""What a network looks like with its weights forgotten: layers, architectures, fingerprints.
+
+Plain data: nothing here imports torch. Layer kinds and the meaning of an item follow section 1.1 and 1.2 of the DPIAT
+notes (arXiv 2212.13970): a *typed* layer has a weight that can be matched, everything else is kept as ``other``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from kzoo.errors import InputError
+
+#: Number of weight axes of every typed kind.
+WEIGHT_AXES = {
+    "conv1d": 3,
+    "conv2d": 4,
+    "conv3d": 5,
+    "conv_transpose1d": 3,
+    "conv_transpose2d": 4,
+    "conv_transpose3d": 5,
+    "bn1d": 1,
+    "bn2d": 1,
+    "bn3d": 1,
+    "linear": 2,
+}
+TYPED_KINDS = tuple(WEIGHT_AXES)
+KINDS = (*TYPED_KINDS, "other")
+#: Typed kinds that make a container a block: all but batch normalisation (section 1.1).
+DIMENSIONAL_KINDS = frozenset(kind for kind in TYPED_KINDS if not kind.startswith("bn"))
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer: its kind, the shape of its weight and its name in the network.
+
+    ``shape`` is the weight's, in torch's axis order: (out, in/groups, kh, kw) for ``conv2d``, (out, in) for ``linear``,
+    (channels,) for batch normalisation. ``other`` layers are never matched; their shape may be empty. ``bias`` tells
+    whether there is a bias (beta) beside the weight, as torch has by default.
+
+    Raises:
+        InputError: the kind is unknown, or the shape is not that of such a weight.
+    """
+
+    kind: str
+    shape: tuple[int, ...] = ()
+    name: str = ""
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise InputError(f"layer kind {self.kind!r} is unknown: expected one of {', '.join(KINDS)}")
+        try:
+            shape = tuple(int(size) for size in self.shape)
+        except (TypeError, ValueError):
+            raise InputError(
+                f"layer {self.name or self.kind}: shape {self.shape!r} is not a sequence of integers"
+            ) from None
+        object.__setattr__(self, "shape", shape)
+        if self.typed and (len(shape) != WEIGHT_AXES[self.kind] or min(shape) < 1):
+            raise InputError(
+                f"layer {self.name or self.kind}: a {self.kind} weight has {WEIGHT_AXES[self.kind]} axes "
+                f"of size 1 or more, not the shape {shape}"
+            )
+
+    @property
+    def typed(self) -> bool:
+        """Whether the paper's measure sees this layer at all."""
+        return self.kind != "other"
+
+    @property
+    def bias_entries(self) -> int:
+        """Entries of the bias (beta), 0 where there is none: one per output channel or feature."""
+        if not (self.typed and self.bias):
+            return 0
+        # A transposed convolution's weight is (in, out/groups, ...), so its output axis is the second.
+        return self.shape[1 if self.kind.startswith("conv_transpose") else 0]
+
+    @property
+    def entries(self) -> int:
+        """Weight and bias entries (gamma and beta for batch normalisation); 0 for ``other``."""
+        return math.prod(self.shape) + self.bias_entries if self.typed else 0
+
+
+Block = tuple[Layer, ...]
+Item = Layer | Block
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """An ordered list of items, each a layer or a block (a flat tuple of layers), already standardized.
+
+    ``parameters`` is the number of learned entries of the whole network where it is known; raw parameters and layers
+    of kind ``other`` hold entries that no item tells. It takes no part in equality or in the fingerprint.
+
+    Raises:
+        InputError: an item is neither a Layer nor a sequence of Layers.
+    """
+
+    items: tuple[Item, ...]
+    name: str = field(default="", compare=False)
+    parameters: int | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "items", tuple(_as_item(item, index) for index, item in enumerate(self.items)))
+
+    def __hash__(self) -> int:
+        # Equal architectures share the fingerprint, and it is computed once.
+        return hash(self.fingerprint)
+
+    def paths(self) -> Iterator[tuple[tuple[int, ...], Layer]]:
+        """Every layer with its index path: ``(item,)``, or ``(item, layer in the block)``."""
+        for index, item in enumerate(self.items):
+            if isinstance(item, Layer):
+                yield (index,), item
+            else:
+                yield from (((index, inner), layer) for inner, layer in enumerate(item))
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """All layers in order, blocks opened."""
+        return tuple(layer for _, layer in self.paths())
+
+    @cached_property
+    def typed_layers(self) -> int:
+        """How many layers the paper's measure sees: the value of matching the network with itself."""
+        return sum(layer.typed for layer in self.layers)
+
+    @property
+    def entries(self) -> int:
+        """Learned entries: ``parameters`` where known, else those of the typed layers."""
+        return self.parameters if self.parameters is not None else sum(layer.entries for layer in self.layers)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """20 hexadecimal digits that equal architectures share; names do not enter."""
+        text = "\n".join(_spell(item) for item in self.items)
+        return hashlib.sha256(f"kzoo architecture 1\n{text}".encode()).hexdigest()[:20]
+
+
+def overlap(source: Layer, target: Layer) -> int:
+    """Entries of ``target`` that the paper's clip overwrites from ``source`` (section 1.6).
+
+    Per weight axis the smaller size counts; a bias counts where both layers have one.
+    """
+    return math.prod(map(min, source.shape, target.shape)) + min(source.bias_entries, target.bias_entries)
+
+
+def _as_item(item: object, index: int) -> Item:
+    if isinstance(item, Layer):
+        return item
+    if isinstance(item, tuple | list) and item and all(isinstance(layer, Layer) for layer in item):
+        return tuple(item)
+    raise InputError(
+        f"item {index} of an architecture must be a Layer or a non-empty tuple of Layers, not {item!r:.80}"
+    )
+
+
+def _spell(item: Item) -> str:
+    if isinstance(item, Layer):
+        bias = "+" if item.bias_entries else ""
+        return f"{item.kind} {','.join(map(str, item.shape))}{bias}" if item.typed else "other"
+    return f"[{'; '.join(_spell(layer) for layer in item)}]"

@@ -1,0 +1,1 @@
+"""Who can yield an architecture: a torch module, timm, torchvision."""

@@ -1,0 +1,52 @@
+"""The libraries that kzoo reads architectures from, and what each must offer."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Protocol, cast
+
+from kzoo.errors import InputError
+from kzoo.layers import Architecture
+from kzoo.readers.variants import Variant
+
+if TYPE_CHECKING:
+    from kzoo.catalog import ArchitectureEntry
+
+#: In the order of the registry and the index.
+LIBRARIES = ("timm", "torchvision")
+
+
+class Library(Protocol):
+    """The functions of `kzoo.readers.timm` and `kzoo.readers.torchvision`."""
+
+    VERSION: str
+
+    def families(self) -> dict[str, list[str]]:
+        """Architecture names by family, both sorted."""
+
+    def entry(self, name: str) -> ArchitectureEntry:
+        """The registry's entry of an architecture."""
+
+    def variants(self, name: str, tags: tuple[str, ...]) -> list[Variant]:
+        """The forms that an architecture takes for its checkpoints."""
+
+    def build(
+        self, name: str, classes: int | None = None, in_chans: int | None = None, img_size: int | None = None
+    ) -> Architecture:
+        """An architecture with options."""
+
+
+def load_library(name: str) -> Library:
+    """The reader of a library; imports it.
+
+    Raises:
+        InputError: the library is unknown or not installed.
+    """
+    if name not in LIBRARIES:
+        raise InputError(f"library {name!r} is unknown: expected {' or '.join(LIBRARIES)}")
+    try:
+        return cast(Library, importlib.import_module(f"kzoo.readers.{name}"))
+    except ImportError as error:
+        raise InputError(
+            f"this needs {name}, which cannot be imported ({error}): install it with pip install 'kzoo[torch]'"
+        ) from None

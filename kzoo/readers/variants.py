@@ -1,0 +1,42 @@
+"""One architecture in all the forms that its checkpoints need: their own heads and input sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kzoo.layers import Architecture, Layer
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An architecture as built for some checkpoints.
+
+    ``tags`` are those checkpoints; the empty tag stands for the architecture's default. ``heads`` are the places, among
+    ``architecture.layers``, of the layers whose output axis is the number of classes; None where changing the number
+    of classes changes more than that. ``parameters_per_class`` is what one more class adds to the parameters.
+    """
+
+    architecture: Architecture
+    tags: tuple[str, ...]
+    heads: tuple[int, ...] | None = None
+    parameters_per_class: int = 0
+
+
+def head_layers(architecture: Architecture, one_more: Architecture) -> tuple[int, ...] | None:
+    """Places of the layers that grow by one output when the network is built for one more class.
+
+    ``one_more`` is the same network with one class more. None where the two differ in anything else.
+    """
+    before, after = architecture.layers, one_more.layers
+    if [len(path) for path, _ in architecture.paths()] != [len(path) for path, _ in one_more.paths()]:
+        return None
+    changed = tuple(place for place, (ours, theirs) in enumerate(zip(before, after, strict=True)) if ours != theirs)
+    expected = all(
+        after[place] == resized(before[place], before[place].shape[0] + 1) for place in changed if before[place].shape
+    )
+    return changed if changed and expected and all(before[place].shape for place in changed) else None
+
+
+def resized(layer: Layer, outputs: int) -> Layer:
+    """``layer`` with another number of outputs."""
+    return Layer(layer.kind, (outputs, *layer.shape[1:]), layer.name, layer.bias)
