@@ -5,7 +5,8 @@ Nothing but names is lost: `decode` gives the architectures back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -20,7 +21,7 @@ Floats = NDArray[np.float64]
 _KIND_CODES = {kind: code for code, kind in enumerate(TYPED_KINDS)}
 #: The group of blocks in a sequence of items; layers are grouped by the code of their kind.
 BLOCK_GROUP = len(TYPED_KINDS)
-_MOST_AXES = max(WEIGHT_AXES.values())
+_PADDING = (1,) * max(WEIGHT_AXES.values())
 _OPAQUE = Layer("other")
 
 
@@ -47,14 +48,19 @@ class Sequences:
         return int(np.diff(self.start).max(initial=0))
 
     @cached_property
+    def group_sizes(self) -> Floats:
+        """How many elements there are of each group."""
+        return np.bincount(self.group, minlength=BLOCK_GROUP + 1).astype(np.float64)
+
+    @cached_property
     def run_steps(self) -> Floats:
         """Per group: an upper bound of the kernel's innermost steps for one source element of that group.
 
         The loop visits an element and all before it in its group, so n elements of a group take n (n + 1) / 2 steps.
         """
+        groups = BLOCK_GROUP + 1
         sequence = np.repeat(np.arange(len(self)), np.diff(self.start))
-        counts = np.zeros((len(self), BLOCK_GROUP + 1))
-        np.add.at(counts, (sequence, self.group), 1)
+        counts = np.bincount(sequence * groups + self.group, minlength=len(self) * groups).reshape(-1, groups)
         return np.asarray((counts * (counts + 1) / 2).sum(axis=0))
 
     def places(self, sequence: int) -> range:
@@ -91,6 +97,16 @@ class Encoding:
         """The longest run of elements that a match can span, elements that cannot score included."""
         return 1 + max(int(sequences.position.max(initial=0)) for sequences in (self.blocks, self.items))
 
+    @cached_property
+    def by_kind(self) -> dict[int, tuple[Ints, Floats]]:
+        """Units of the layers of each kind, and their weights' shapes."""
+        found = {}
+        for kind in np.flatnonzero(np.bincount(self.kinds)).tolist():
+            units = np.flatnonzero(self.kinds == kind)
+            axes = WEIGHT_AXES[TYPED_KINDS[kind]]
+            found[kind] = units.astype(np.int32), self.shapes[units, :axes].astype(np.float64)
+        return found
+
     def layer(self, unit: int) -> Layer:
         """The layer that ``unit`` stands for, without a name."""
         kind = TYPED_KINDS[self.kinds[unit]]
@@ -100,19 +116,21 @@ class Encoding:
 class _SequencesBuilder:
     def __init__(self) -> None:
         self.start, self.length = [0], list[int]()
-        self.rows: list[tuple[int, int, int]] = []
+        self.unit, self.position, self.group = list[int](), list[int](), list[int]()
 
     def append(self, elements: Iterable[tuple[int, int, int]], length: int) -> None:
         """Add a sequence of (unit, position, group)."""
-        self.rows.extend(elements)
-        self.start.append(len(self.rows))
+        for unit, position, group in elements:
+            self.unit.append(unit)
+            self.position.append(position)
+            self.group.append(group)
+        self.start.append(len(self.unit))
         self.length.append(length)
 
     def build(self, block_offset: int = 0) -> Sequences:
-        columns = np.array(self.rows, dtype=np.int32).reshape(-1, 3)
-        unit, position, group = (np.ascontiguousarray(column) for column in columns.T)
+        columns = (self.start, self.length, self.unit, self.position, self.group)
+        start, length, unit, position, group = (np.array(column, dtype=np.int32) for column in columns)
         unit[group == BLOCK_GROUP] += block_offset
-        start, length = np.array(self.start, dtype=np.int32), np.array(self.length, dtype=np.int32)
         return Sequences(start, length, unit, position, group)
 
 
@@ -122,30 +140,23 @@ def encode(architectures: Sequence[Architecture]) -> Encoding:
     blocks: dict[tuple[tuple[tuple[int, int, int], ...], int], int] = {}
     items = _SequencesBuilder()
 
-    def layer_element(layer: Layer, position: int) -> tuple[int, int, int]:
-        key = (layer.kind, layer.shape, layer.bias)
-        return layers.setdefault(key, len(layers)), position, _KIND_CODES[layer.kind]
-
-    def block_element(block: Block, position: int) -> tuple[int, int, int]:
-        elements = tuple(layer_element(layer, place) for place, layer in enumerate(block) if layer.typed)
-        return blocks.setdefault((elements, len(block)), len(blocks)), position, BLOCK_GROUP
+    def elements(row: Sequence[Item]) -> Iterator[tuple[int, int, int]]:
+        for position, item in enumerate(row):
+            if isinstance(item, tuple):
+                block = tuple(elements(item)), len(item)
+                yield blocks.setdefault(block, len(blocks)), position, BLOCK_GROUP
+            elif (kind := item.kind) != "other":
+                yield layers.setdefault((kind, item.shape, item.bias), len(layers)), position, _KIND_CODES[kind]
 
     for architecture in architectures:
-        elements = (
-            layer_element(item, position) if isinstance(item, Layer) else block_element(item, position)
-            for position, item in enumerate(architecture.items)
-            if not isinstance(item, Layer) or item.typed
-        )
-        items.append(elements, len(architecture.items))
+        items.append(elements(architecture.items), len(architecture.items))
     inner = _SequencesBuilder()
     for block, length in blocks:
         inner.append(block, length)
-    shapes = np.ones((len(layers), _MOST_AXES), dtype=np.int32)
-    for row, (_, shape, _) in zip(shapes, layers, strict=True):
-        row[: len(shape)] = shape
+    shapes = [(*shape, *_PADDING[len(shape) :]) for _, shape, _ in layers]
     return Encoding(
         kinds=np.array([_KIND_CODES[kind] for kind, _, _ in layers], dtype=np.int32),
-        shapes=shapes,
+        shapes=np.array(shapes, dtype=np.int32).reshape(-1, len(_PADDING)),
         biases=np.array([bias for _, _, bias in layers], dtype=np.int32),
         blocks=inner.build(),
         items=items.build(block_offset=len(layers)),
@@ -178,17 +189,17 @@ def _decode_block(encoding: Encoding, block: int) -> Block:
 
 
 def layer_scores(target: Encoding, source: Encoding) -> Floats:
-    """Score of every unique layer of ``target`` (rows) with every one of ``source`` (columns), section 1.3.
+    """Score of every unique unit of ``target`` (rows) with every one of ``source`` (columns), section 1.3.
 
-    The product over weight axes of min(a/b, b/a) where the kinds agree, 0 elsewhere.
+    The product over weight axes of min(a/b, b/a) for two layers of a kind, 0 elsewhere; blocks are left at 0.
     """
-    scores = np.zeros((len(target.kinds), len(source.kinds)))
-    for kind in np.intersect1d(target.kinds, source.kinds):
-        rows, columns = np.flatnonzero(target.kinds == kind), np.flatnonzero(source.kinds == kind)
-        product = np.ones((len(rows), len(columns)))
-        for axis in range(WEIGHT_AXES[TYPED_KINDS[kind]]):
-            ours = target.shapes[rows, axis, None].astype(np.float64)
-            theirs = source.shapes[None, columns, axis].astype(np.float64)
-            product *= np.minimum(ours / theirs, theirs / ours)
-        scores[np.ix_(rows, columns)] = product
+    scores = np.zeros((target.units, source.units))
+    for kind, (rows, ours) in target.by_kind.items():
+        if kind in source.by_kind:
+            columns, theirs = source.by_kind[kind]
+            # The smaller over the larger size is the same number as min(a/b, b/a), with one division.
+            ratios = [
+                np.minimum(a[:, None], b) / np.maximum(a[:, None], b) for a, b in zip(ours.T, theirs.T, strict=True)
+            ]
+            scores[rows[:, None], columns] = functools.reduce(np.multiply, ratios)
     return scores

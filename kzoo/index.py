@@ -206,6 +206,13 @@ class Index:
         )
         return Architecture(tuple(items), name, form.parameters)
 
+    def architecture_of(self, name: str) -> str | None:
+        """``library:name`` of an architecture or a checkpoint by any of its names; None for anything else."""
+        if name in self.entries:
+            return name
+        model = self.models.get(self.aliases.get(name, name))
+        return model.architecture if model else None
+
     def nearest(self, name: str, count: int = 3) -> list[str]:
         """The known names most like ``name``, for an error message."""
         known = [*self.entries, *self.models]

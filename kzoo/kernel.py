@@ -27,6 +27,8 @@ def match_values(
     run_positions: Any,
     values: Any,
     values_offset: int,
+    values_target_stride: int,
+    values_source_stride: int,
     first_target: int,
     last_target: int,
     first_source: int,
@@ -43,7 +45,7 @@ def match_values(
     ``roots[d]`` is the square root of d. ``table`` is scratch for (longest target + 1) * (longest source + 1) numbers,
     source-major; after the call it holds the table of the last pair. The three ``run_`` lists are scratch as long as
     the longest target. D of target t and source s is written to
-    ``values[values_offset + t * target_stride + s * source_stride]``. Cost per pair: about n^2 m / (2 groups).
+    ``values[values_offset + t * values_target_stride + s * values_source_stride]``. Cost per pair: about n^2 m / (2 groups).
     """
     for t in range(first_target, last_target):
         begin = target_start[t]
@@ -87,4 +89,5 @@ def match_values(
                                 if candidate > best:
                                     best = candidate
                     table[column + row] = best
-            values[values_offset + t * target_stride + s * source_stride] = table[column + width - 1]
+            place = values_offset + t * values_target_stride + s * values_source_stride
+            values[place] = table[column + width - 1]

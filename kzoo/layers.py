@@ -108,8 +108,8 @@ class Architecture:
         object.__setattr__(self, "items", tuple(_as_item(item, index) for index, item in enumerate(self.items)))
 
     def __hash__(self) -> int:
-        # Equal architectures share the fingerprint, and it is computed once.
-        return hash(self.fingerprint)
+        # Cheap on purpose: caches look an architecture up far more often than two with these counts meet.
+        return hash((len(self.items), self.typed_layers))
 
     def paths(self) -> Iterator[tuple[tuple[int, ...], Layer]]:
         """Every layer with its index path: ``(item,)``, or ``(item, layer in the block)``."""

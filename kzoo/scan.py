@@ -26,6 +26,8 @@ from kzoo.layers import overlap
 _INTERPRETED_STEPS = 1_000_000
 # Below this many compiled steps (about 2 ms) a second thread costs more than it saves.
 _STEPS_PER_THREAD = 2_000_000
+# Enough slices that threads finish together although some hold far longer sequences than others.
+_SLICES = 64
 
 #: A matched pair of layers: index path in the source, index path in the target, score.
 LayerPair = tuple[tuple[int, ...], tuple[int, ...], float]
@@ -66,8 +68,16 @@ def choose_engine(target: Encoding, sources: Encoding) -> Engine:
 
 def _steps(targets: Sequences, sources: Sequences) -> float:
     """How many steps the kernel's innermost loop takes for all pairs."""
-    runs = targets.run_steps @ np.bincount(sources.group, minlength=BLOCK_GROUP + 1)
-    return float(runs) + float(len(targets.unit)) * len(sources.unit)
+    return float(targets.run_steps @ sources.group_sizes) + float(len(targets.unit)) * len(sources.unit)
+
+
+@dataclass(frozen=True)
+class _Output:
+    """Where the kernel writes the value of target t and source s: at ``offset + t * stride[0] + s * stride[1]``."""
+
+    values: Any
+    offset: int
+    strides: tuple[int, int]
 
 
 class _Side:
@@ -121,25 +131,22 @@ class Scan:
 
     def reverse_values(self) -> Floats:
         """D(target -> source) for every target (rows) and source (columns)."""
-        return self._values(self.reverse, *reversed(self._items))
+        return self._values(self.reverse, *reversed(self._items)).T
 
     def _score_table(self, receivers: _Side, givers: _Side) -> Any:
-        table = np.zeros((self.targets.units, self.sources.units))
-        layers = len(self.targets.kinds), len(self.sources.kinds)
-        table[: layers[0], : layers[1]] = self._layer_scores
-        packed = self.engine.pack(table)
-        self._fill(receivers, givers, packed, packed, layers[0] * self.sources.units + layers[1])
-        return packed
+        table = self.engine.pack(self._layer_scores.copy())
+        first_pair = len(self.targets.kinds) * self.sources.units + len(self.sources.kinds)
+        self._fill(receivers, givers, table, _Output(table, first_pair, (receivers.stride, givers.stride)))
+        return table
 
     @cached_property
     def _layer_scores(self) -> Floats:
         return layer_scores(self.targets, self.sources)
 
     def _values(self, scores: Any, receivers: _Side, givers: _Side) -> Floats:
-        # The kernel's strides are those of the score table, so the values stand in rows of that width.
-        values = self.engine.pack(np.zeros((len(self.targets), self.sources.units)))
-        self._fill(receivers, givers, scores, values, 0)
-        return np.asarray(values).reshape(len(self.targets), -1)[:, : len(self.sources)]
+        values = self.engine.pack(np.zeros((len(receivers), len(givers))))
+        self._fill(receivers, givers, scores, _Output(values, 0, (len(givers), 1)))
+        return np.asarray(values).reshape(len(receivers), len(givers))
 
     def pairs(self, source: int) -> list[LayerPair]:
         """The matched layers of D(source -> first target), in target order (traceback, section 1.5)."""
@@ -175,32 +182,30 @@ class Scan:
     def _score(self, target_unit: int, source_unit: int) -> float:
         return float(self.forward[target_unit * self.sources.units + source_unit])
 
-    def _fill(self, targets: _Side, sources: _Side, scores: Any, values: Any, offset: int) -> None:
+    def _fill(self, targets: _Side, sources: _Side, scores: Any, output: _Output) -> None:
         """Run the kernel over all pairs, in slices of the side with more sequences where threads pay."""
+        if self.engine.threads == 1 or _steps(targets.sequences, sources.sequences) < _STEPS_PER_THREAD:
+            self._run(targets, sources, scores, output, (0, len(targets)), (0, len(sources)))
+            return
         split = max(targets, sources, key=len)
-        slices = 16 * self.engine.threads if _steps(targets.sequences, sources.sequences) > _STEPS_PER_THREAD else 1
-        bounds = np.linspace(0, len(split), min(slices, len(split)) + 1).astype(int).tolist() if len(split) else [0, 0]
+        bounds = np.linspace(0, len(split), min(_SLICES, len(split)) + 1).astype(int).tolist()
 
         def run(first: int, last: int) -> None:
             whole = (0, len(sources if split is targets else targets))
             rectangle = ((first, last), whole) if split is targets else (whole, (first, last))
-            self._run(targets, sources, scores, values, offset, *rectangle)
+            self._run(targets, sources, scores, output, *rectangle)
 
-        if len(bounds) == 2:
-            run(*bounds)
-        else:
-            with ThreadPoolExecutor(self.engine.threads) as pool:
-                for done, _ in enumerate(pool.map(run, bounds, bounds[1:]), start=1):
-                    if self._progress:
-                        self._progress(done / (len(bounds) - 1))
+        with ThreadPoolExecutor(self.engine.threads) as pool:
+            for done, _ in enumerate(pool.map(run, bounds, bounds[1:]), start=1):
+                if self._progress:
+                    self._progress(done / (len(bounds) - 1))
 
     def _run(
         self,
         targets: _Side,
         sources: _Side,
         scores: Any,
-        values: Any,
-        offset: int,
+        output: _Output,
         target_range: tuple[int, int],
         source_range: tuple[int, int],
     ) -> Any:
@@ -212,7 +217,7 @@ class Scan:
             sources.start, sources.unit, sources.group,
             scores, targets.stride, sources.stride, self._roots,
             table, pack(np.empty(rows)), pack(np.empty(rows)), pack(np.empty(rows, dtype=np.int32)),
-            values, offset, *target_range, *source_range,
+            output.values, output.offset, *output.strides, *target_range, *source_range,
         )  # fmt: skip
         return table
 
@@ -223,10 +228,8 @@ class Scan:
         both skips, and then the shortest that reaches its value; else skipping the source wins over leaving the target
         unmatched, unless that is strictly better.
         """
-        scratch = self.engine.pack(np.zeros(1))
-        # The value goes to the scratch cell: the offset undoes what the kernel adds for this pair.
-        offset = -(t * targets.stride + s * sources.stride)
-        table = self._run(targets, sources, self.forward, scratch, offset, (t, t + 1), (s, s + 1))
+        ignored = _Output(self.engine.pack(np.zeros(1)), 0, (0, 0))
+        table = self._run(targets, sources, self.forward, ignored, (t, t + 1), (s, s + 1))
         begin, width = targets.start[t], targets.start[t + 1] - targets.start[t] + 1
         row, j = width - 1, sources.start[s + 1] - sources.start[s]
         pairs: list[tuple[int, int]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -151,7 +152,8 @@ def search(
     )
     if ranked is None:
         ranked = _Ranked.scan(index, target, measure, sorted(eligible))
-    rows = [_row(*found, own_place) for found in _top(ranked, eligible, k, all_weights)]
+    own = index.architecture_of(target.name)
+    rows = [_row(*found, own_place) for found in _top(ranked, eligible, k, all_weights, own)]
     return Recommendation(
         target=target.name,
         measure=measure,
@@ -232,7 +234,7 @@ def _from_stored(
 _Found = tuple[int, dict[str, float], float, Model, list[Model]]
 
 
-def _top(ranked: _Ranked, eligible: dict[int, list[Model]], k: int, all_weights: bool) -> list[_Found]:
+def _top(ranked: _Ranked, eligible: dict[int, list[Model]], k: int, all_weights: bool, own: str | None) -> list[_Found]:
     """The first k rows: whole groups of equal similarity are ordered by the documented tie rule."""
     rows: list[_Found] = []
     for group in _ties(ranked):
@@ -240,7 +242,7 @@ def _top(ranked: _Ranked, eligible: dict[int, list[Model]], k: int, all_weights:
             break
         found = []
         for place in group:
-            models = sorted(eligible[place], key=_quality)
+            models = _best_first(eligible[place], own)
             coverage = round(ranked.coverage(place), _DIGITS)
             found += [
                 (ranked.values[place], coverage, model, models) for model in (models if all_weights else models[:1])
@@ -261,9 +263,19 @@ def _ties(ranked: _Ranked) -> Iterator[list[int]]:
         yield group
 
 
-def _quality(model: Model) -> tuple[Any, ...]:
-    """Best first among checkpoints of one fingerprint: known accuracy, then the library's default, then the id."""
-    return (*_unknown_last(model.accuracy), model.order, model.id)
+def _best_first(models: Sequence[Model], own: str | None) -> list[Model]:
+    """Checkpoints of one fingerprint, the one to show first.
+
+    Known accuracy decides; then the target's own architecture, the architecture with most checkpoints, the library's
+    default among its checkpoints, and the id.
+    """
+    sizes = Counter(model.architecture for model in models)
+
+    def order(model: Model) -> tuple[Any, ...]:
+        name = model.architecture
+        return *_unknown_last(model.accuracy), name != own, -sizes[name], name, model.order, model.id
+
+    return sorted(models, key=order)
 
 
 def _unknown_last(accuracy: float | None) -> tuple[bool, float]:

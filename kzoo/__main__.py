@@ -1,0 +1,5 @@
+"""``python -m kzoo``."""
+
+from kzoo.cli.main import main
+
+main()

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+
+import pytest
+
+from kzoo.facade import load_index
+from kzoo.index import Index
+from kzoo.layers import Architecture
+
+os.environ.pop("KZOO_REGISTRY", None)
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def index() -> Index:
+    """The index of this checkout."""
+    return load_index()
+
+
+@pytest.fixture(scope="session")
+def built() -> Callable[[str, int | None], Architecture]:
+    """Architectures built by their libraries, not read from the index."""
+    from kzoo.readers.libraries import load_library
+
+    @cache
+    def build(name: str, classes: int | None = None) -> Architecture:
+        library, _, architecture = name.partition(":")
+        return load_library(library).build(architecture, classes)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def kzoo_command() -> Run:
+    """Run the command line in a process of its own."""
+
+    def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "kzoo", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)  # type: ignore[call-overload,no-any-return]
+
+    return run

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kzoo import scan as scanning
+from kzoo.encoding import encode, encode_one
+from kzoo.index import Index
+from kzoo.layers import Architecture
+from kzoo.scan import INTERPRETED, Scan, compiled_engine
+from tests import transcription
+from tests.architectures import architectures
+
+
+@settings(max_examples=100, deadline=None)
+@given(architectures(), st.lists(architectures(), min_size=1, max_size=4))
+def test_interpreter_and_compiled_code_agree_bit_by_bit(target: Architecture, sources: list[Architecture]) -> None:
+    slow = Scan(encode_one(target), encode(sources), INTERPRETED)
+    fast = Scan(encode_one(target), encode(sources), compiled_engine())
+    assert slow.forward_values().tolist() == fast.forward_values().tolist()
+    assert slow.reverse_values().tolist() == fast.reverse_values().tolist()
+    for source in range(len(sources)):
+        assert slow.pairs(source) == fast.pairs(source)
+        assert slow.overwritten(source) == fast.overwritten(source)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(architectures(), min_size=1, max_size=3), st.lists(architectures(), min_size=1, max_size=3))
+def test_many_targets_at_once(targets: list[Architecture], sources: list[Architecture]) -> None:
+    scan = Scan(encode(targets), encode(sources))
+    expected = [[transcription.value(source.items, target.items) for source in sources] for target in targets]
+    backward = [[transcription.value(target.items, source.items) for source in sources] for target in targets]
+    np.testing.assert_allclose(scan.forward_values(), expected, atol=1e-12)
+    np.testing.assert_allclose(scan.reverse_values(), backward, atol=1e-12)
+
+
+def test_slices_and_threads_change_nothing(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = encode([Architecture(index.items(place)) for place in (3, 700)])
+    whole = Scan(target, index.encoding, dataclasses.replace(compiled_engine(), threads=1))
+    told: list[float] = []
+    sliced = Scan(target, index.encoding, dataclasses.replace(compiled_engine(), threads=3), told.append)
+    monkeypatch.setattr(scanning, "_STEPS_PER_THREAD", 1)
+    assert (whole.forward_values() == sliced.forward_values()).all()
+    assert (whole.reverse_values() == sliced.reverse_values()).all()
+    assert told[-1] == 1.0
+    assert len(told) > 4
+
+
+def test_the_interpreter_serves_small_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = encode_one(Architecture(transcription_items()))
+    monkeypatch.setattr(scanning.sys, "modules", {name: None for name in () if name != "numba"})
+    assert scanning.choose_engine(one, one) is INTERPRETED
+    monkeypatch.setattr(scanning, "_INTERPRETED_STEPS", 0)
+    assert scanning.choose_engine(one, one) is compiled_engine()
+
+
+def transcription_items() -> tuple[object, ...]:
+    from tests.architectures import network
+
+    return network(16, 2).items
