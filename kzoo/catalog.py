@@ -158,7 +158,8 @@ def load_family(path: Path) -> tuple[Family, dict[_Keys, int]]:
     try:
         return Family.model_validate(data), lines
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelled field is both unknown and missing; the first says more.
+        first = min(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
         keys = tuple(first["loc"])
         expected = first["msg"][0].lower() + first["msg"][1:]
         raise InputError(
@@ -169,7 +170,7 @@ def load_family(path: Path) -> tuple[Family, dict[_Keys, int]]:
 def _plain(node: yaml.Node, keys: _Keys, lines: dict[_Keys, int], path: Path) -> Any:
     """Plain data from composed YAML, recording each field's line; refuses what plain data has no need of."""
     line = node.start_mark.line + 1
-    if keys in lines or (node.tag and not node.tag.startswith("tag:yaml.org,2002:")):
+    if keys in lines or node.tag.removeprefix("tag:yaml.org,2002:") not in _PLAIN_TAGS:
         raise InputError(
             f"{path}:{line}: {_dotted(keys)}: repeated field or special tag {node.tag}: registry files hold plain data only"
         )
@@ -182,6 +183,7 @@ def _plain(node: yaml.Node, keys: _Keys, lines: dict[_Keys, int], path: Path) ->
 
 
 _SCALARS = yaml.SafeLoader("")
+_PLAIN_TAGS = frozenset({"null", "bool", "int", "float", "str", "seq", "map"})
 
 
 def _line(lines: dict[_Keys, int], keys: _Keys) -> int:

@@ -22,6 +22,7 @@ import numpy as np
 
 from kzoo.encoding import Encoding, Ints, Sequences, decode
 from kzoo.errors import InputError
+from kzoo.files import replacing
 from kzoo.layers import Architecture, Item, Layer
 
 FORMAT = 1
@@ -241,20 +242,19 @@ def _model(entry: Entry, fields: Mapping[str, Any], order: int) -> Model:
 def write_index(
     path: Path, meta: Mapping[str, Any], registry: Any, names: Mapping[str, Any], arrays: Mapping[str, Any]
 ) -> None:
-    """Write an index file; the same content gives the same bytes. Written beside its place and renamed."""
+    """Write an index file; the same content gives the same bytes.
+
+    Raises:
+        WorldError: the file cannot be written.
+    """
     members: list[tuple[str, bytes]] = [("meta.json", _json(meta)), ("registry.json", _json(registry))]
     members += [(f"{name}.npy", _npy(array)) for name, array in arrays.items()]
     members += [(f"names/{family}.json", _json(texts)) for family, texts in names.items()]
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with zipfile.ZipFile(temporary, "w") as archive:
-            for name, content in members:
-                # A fixed date, so that only the content decides the bytes.
-                info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-                archive.writestr(info, content, compress_type=zipfile.ZIP_LZMA)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, content in members:
+            # A fixed date, so that only the content decides the bytes.
+            info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            archive.writestr(info, content, compress_type=zipfile.ZIP_LZMA)
 
 
 def encoding_arrays(encoding: Encoding) -> dict[str, Any]:

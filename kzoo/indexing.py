@@ -7,6 +7,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ import numpy as np
 from kzoo.catalog import ArchitectureEntry, Family, dump_family, load_registry, registry_digest
 from kzoo.encoding import Encoding, Floats, encode
 from kzoo.errors import CheckFailed, InputError
+from kzoo.files import replacing
 from kzoo.index import FORMAT, Index, encoding_arrays, write_index
 from kzoo.layers import Architecture
 from kzoo.paths import source_file
@@ -30,6 +32,8 @@ _DECISIVE_MODULES = (
 #: How many places a stored ranking holds; a search that needs more scans everything.
 _STORED = 100
 _CHUNK = 8
+# A few chunks are done before other processes would have imported torch.
+_INLINE = 4
 
 #: Told what is under way and how much of it is done, from 0 to 1.
 Progress = Callable[[str, float], None]
@@ -57,9 +61,10 @@ def sync_library(library: str, directory: Path, progress: Progress) -> list[Path
             library=library, family=family, version=reader.VERSION, architectures=[entries[name] for name in names]
         )
         path = directory / library / f"{family}.yaml"
-        if not path.exists() or path.read_text(encoding="utf-8") != dump_family(content):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(dump_family(content), encoding="utf-8")
+        text = dump_family(content)
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            with replacing(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
             changed.append(path)
     return changed
 
@@ -164,7 +169,10 @@ def _documents(
 
 def stored_rankings(encoding: Encoding, trained: set[int], progress: Progress) -> dict[str, Any]:
     """Per measure and place, the most similar places that have checkpoints, best first; equals by place."""
-    scan = Scan(encoding, encoding, compiled_engine(), lambda done: progress("ranking all pairs", done))
+    stage = "matching all pairs of blocks"
+    scan = Scan(encoding, encoding, compiled_engine(), lambda done: progress(stage, done))
+    _ = scan.forward
+    stage = "ranking all pairs of architectures"
     directed = scan.forward_values() / encoding.typed[:, None]
     sources = np.array(sorted(trained))
     measures: dict[str, Floats] = {"symmetric": np.sqrt(directed * directed.T), "directed": directed}
@@ -210,9 +218,13 @@ def _in_processes(
 ) -> list[_Result]:
     """``function`` over ``work`` in as many processes as there are cores, in order; libraries hold the interpreter lock."""
     results = []
-    # A fresh interpreter each: forking a process that has imported torch is not safe.
-    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
-        for result in pool.map(function, work):
+    with ExitStack() as stack:
+        run: Callable[..., Iterator[_Result]] = map
+        if len(work) > _INLINE:
+            # A fresh interpreter each: forking a process that has imported torch is not safe.
+            pool = ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn"))
+            run = stack.enter_context(pool).map
+        for result in run(function, work):
             results.append(result)
             progress(what, len(results) / len(work))
     return results

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kzoo import CheckFailed, InputError, WorldError
+from kzoo.catalog import load_registry
+from kzoo.index import Index
+from kzoo.indexing import build_index, check_index, stored_rankings
+from kzoo.layers import Architecture
+from kzoo.matching import match
+from kzoo.paths import index_file, registry_directory
+
+SMALL = ("torchvision/squeezenet.yaml", "torchvision/vgg.yaml")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry of a few families and its index."""
+    folder = tmp_path_factory.mktemp("registry")
+    for name in SMALL:
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(registry_directory() / name, folder / name)
+    build_index(folder, folder / "index.npz", lambda what, done: None)
+    return folder
+
+
+def test_it_is_small_and_fits_registry_and_code() -> None:
+    meta = check_index(registry_directory(), index_file())
+    assert index_file().stat().st_size < 4e6
+    assert (meta["architectures"], meta["checkpoints"]) == (1451, 1941)
+
+
+def test_a_rebuild_gives_the_same_bytes(small: Path, tmp_path: Path) -> None:
+    told: list[tuple[str, float]] = []
+    build_index(small, tmp_path / "again.npz", lambda what, done: told.append((what, done)))
+    assert (tmp_path / "again.npz").read_bytes() == (small / "index.npz").read_bytes()
+    assert {what for what, done in told if done == 1.0} >= {"building architectures"}
+    assert [path.name for path in tmp_path.iterdir()] == ["again.npz"]
+
+
+def test_no_field_of_the_registry_is_lost(small: Path) -> None:
+    index = Index(small / "index.npz")
+    for family in load_registry(small):
+        for entry in family.architectures:
+            stored = index.entries[f"{family.library}:{entry.name}"]
+            assert stored.fields == entry.model_dump(exclude_defaults=True)
+            for checkpoint in entry.checkpoints:
+                model = index.models[checkpoint.id]
+                assert model.fields == checkpoint.model_dump(exclude_defaults=True)
+                assert (model.task, model.accuracy) == (checkpoint.task, checkpoint.accuracy)
+
+
+def test_a_changed_registry_or_code_makes_it_stale(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "registry"
+    shutil.copytree(small, folder)
+    assert check_index(folder, folder / "index.npz")["checkpoints"] == 11
+    monkeypatch.setattr("kzoo.indexing.code_digest", lambda: "other")
+    with pytest.raises(CheckFailed, match="the code has changed"):
+        check_index(folder, folder / "index.npz")
+    path = folder / "torchvision" / "vgg.yaml"
+    path.write_text(path.read_text().replace("license: unknown", "license: mit", 1))
+    with pytest.raises(CheckFailed, match=r"is stale: the registry has changed.*run 'kzoo index'"):
+        check_index(folder, folder / "index.npz")
+
+
+def test_missing_damaged_and_foreign_files(small: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no index at"):
+        Index(tmp_path / "index.npz")
+    path = tmp_path / "index.npz"
+    for content in (b"", b"not a zip", (small / "index.npz").read_bytes()[:5000]):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="build it anew with 'kzoo index'"):
+            Index(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("meta.json", json.dumps({"format": 99}))
+    with pytest.raises(InputError, match="has format 99"):
+        Index(path)
+
+
+def test_a_disk_that_fails_leaves_nothing_behind(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_arguments: object, **_options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "index.npz"
+    path.write_bytes(b"before")
+    monkeypatch.setattr(zipfile.ZipFile, "writestr", full)
+    with pytest.raises(WorldError, match="No space left on device"):
+        build_index(small, path, lambda what, done: None)
+    assert [found.read_bytes() for found in tmp_path.iterdir()] == [b"before"]
+
+
+def test_a_registry_that_the_library_does_not_know(small: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "registry"
+    shutil.copytree(small, folder)
+    path = folder / "torchvision" / "vgg.yaml"
+    path.write_text(path.read_text().replace("name: vgg11\n", "name: vgg12\n"))
+    with pytest.raises(InputError, match=r"torchvision 0\.\d+\.\d+ cannot build vgg12"):
+        build_index(folder, tmp_path / "index.npz", lambda what, done: None)
+    assert not (tmp_path / "index.npz").exists()
+
+
+def test_checkpoints_stand_with_their_own_heads(index: Index) -> None:
+    heads = {}
+    for identifier in ("timm/vit_base_patch16_224.augreg_in21k", "timm/vit_base_patch16_224.augreg_in1k"):
+        model = index.models[identifier]
+        form = index.entries[model.architecture].forms[model.tag]
+        heads[identifier] = index.architecture(index.entries[model.architecture], form, identifier).layers[-1]
+    assert [head.shape for head in heads.values()] == [(21843, 768), (1000, 768)]
+    features = index.models["torchvision/vgg16.IMAGENET1K_FEATURES"]
+    kinds = {
+        layer.kind
+        for item in index.items(features.place)
+        for layer in ([item] if not isinstance(item, tuple) else item)
+    }
+    assert kinds == {"conv2d", "other"}
+
+
+def test_every_place_is_reached_and_every_architecture_has_names(index: Index) -> None:
+    assert len(index.places) == len(index.encoding) == index.meta["fingerprints"]
+    assert {form.place for entry in index.entries.values() for form in entry.forms.values()} == set(
+        index.places.values()
+    )
+    entry = index.entries["timm:resnet18"]
+    architecture = index.architecture(entry, entry.default, "timm:resnet18")
+    assert architecture.fingerprint == index.fingerprints[entry.default.place]
+    assert [layer.name for layer in architecture.layers[:3]] == ["conv1", "bn1", "act1"]
+    assert architecture.layers[-1].name == "fc"
+    assert architecture.parameters == 11_689_512
+
+
+def test_stored_rankings_are_by_descending_similarity(small: Path) -> None:
+    index = Index(small / "index.npz")
+    count = len(index.encoding)
+    trained = set(index.trained)
+    rankings = stored_rankings(index.encoding, trained, lambda what, done: None)
+    architectures = [Architecture(index.items(place)) for place in range(count)]
+    for place in range(count):
+        for measure in ("symmetric", "directed"):
+            order = rankings[measure][place].tolist()
+            assert sorted(order) == sorted(trained)
+            values = [round(getattr(match(architectures[other], architectures[place]), measure), 12) for other in order]
+            assert values == sorted(values, reverse=True)
+            np.testing.assert_array_equal(order, index.ranking(measure)[place])
+    assert index.ranking("reverse") is None

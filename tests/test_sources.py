@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+import kzoo
+from kzoo import InputError
+from kzoo.index import Index
+from kzoo.sources import Options
+from tests.architectures import network
+
+
+def test_every_spelling_of_a_checkpoint_is_the_same_network() -> None:
+    spellings = ("timm/resnet18.a1_in1k", "timm:resnet18.a1_in1k", "timm:resnet18")
+    assert len({kzoo.architecture(text).fingerprint for text in spellings}) == 1
+    assert kzoo.architecture("apple/mobileclip_s0_timm") == kzoo.architecture("timm:fastvit_mci0.apple_mclip")
+    assert kzoo.architecture("torchvision/resnet18.IMAGENET1K_V1") == kzoo.architecture("torchvision:resnet18")
+
+
+def test_objects() -> None:
+    architecture = network(16, 2)
+    assert kzoo.architecture(architecture) is architecture
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 2))
+    read = kzoo.architecture(module)
+    assert [layer.kind for layer in read.layers] == ["conv2d", "other", "linear"]
+    assert (read.name, read.parameters) == ("Sequential", 224 + 18)
+    assert kzoo.similarity(module, read) == 1.0
+    with pytest.raises(InputError, match="from int"):
+        kzoo.architecture(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("timm:resnet2d", "timm has no architecture 'resnet2d'; nearest: timm:resnet26d, timm:resnet"),
+        ("torchvision:resnet19", "torchvision has no architecture 'resnet19'; nearest: torchvision:resnet1"),
+        ("resnet18", "'resnet18' names no network: expected timm:NAME"),
+        ("timm/resnet18.a9_in1k", "nearest: timm/resnet18.a"),
+        ("", "names no network"),
+        ("py:os:getcwd", "would import and run code: add --trust-code"),
+        ("py:os", "expected py:package.module:factory"),
+    ],
+)
+def test_what_is_not_known(text: str, sentence: str) -> None:
+    with pytest.raises(InputError) as caught:
+        kzoo.architecture(text)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_three_nearest_names(index: Index) -> None:
+    with pytest.raises(InputError) as caught:
+        kzoo.architecture("timm:efficientnet_b9")
+    nearest = str(caught.value).rpartition("nearest: ")[2].split(", ")
+    assert len(nearest) == 3
+    assert set(nearest) <= {*index.entries, *index.models}
+
+
+@pytest.mark.parametrize("classes", [1, 10, 1000, 1001])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "timm:resnet26d",
+        "timm:levit_128",
+        "timm:deit_tiny_distilled_patch16_224",
+        "timm:hrnet_w18_small",
+        "torchvision:googlenet",
+    ],
+)
+def test_a_head_from_the_index_is_the_one_that_the_library_builds(built: object, name: str, classes: int) -> None:
+    ours, theirs = kzoo.architecture(name, classes=classes), built(name, classes)  # type: ignore[operator]
+    assert ours == theirs
+    assert ours.parameters == theirs.parameters
+
+
+def test_other_options_ask_the_library() -> None:
+    grey = kzoo.architecture("timm:resnet18", in_chans=1, classes=5)
+    assert grey.layers[0].shape == (64, 1, 7, 7)
+    assert grey.layers[-1].shape == (5, 512)
+    assert kzoo.architecture("timm:resnet18", in_chans=3) == kzoo.architecture("timm:resnet18")
+    large = kzoo.architecture("timm:vit_tiny_patch16_224", img_size=384)
+    assert large == kzoo.architecture("timm:vit_tiny_patch16_224")
+    assert large.parameters == kzoo.architecture("timm:vit_tiny_patch16_224").entries + (24**2 - 14**2) * 192
+    assert kzoo.architecture("timm:resnet18", img_size=64) == kzoo.architecture("timm:resnet18")
+    assert kzoo.architecture("timm:resnet18", classes=0).layers[-1].kind == "other"
+    with pytest.raises(InputError, match="takes 3 input channels only"):
+        kzoo.architecture("torchvision:resnet18", in_chans=1)
+
+
+@pytest.mark.parametrize("options", [{"classes": -1}, {"in_chans": 0}, {"img_size": 0}])
+def test_impossible_options(options: dict[str, int]) -> None:
+    with pytest.raises(InputError, match="expected"):
+        Options(**options)
+
+
+def test_python_factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mynets.py").write_text(
+        "from torch import nn\ndef small():\n    return nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))\ndef wrong():\n    return 7\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    read = kzoo.architecture("py:mynets:small", trust_code=True)
+    assert [layer.shape for layer in read.layers] == [(8, 4), (2, 8)]
+    for text, sentence in {
+        "py:mynets:wrong": "returned int: expected a torch module",
+        "py:mynets:absent": "cannot be found",
+        "py:nowhere:small": "cannot be found",
+    }.items():
+        with pytest.raises(InputError, match=sentence):
+            kzoo.architecture(text, trust_code=True)
+    sys.modules.pop("mynets")
