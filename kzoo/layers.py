@@ -127,7 +127,8 @@ class Architecture:
     @cached_property
     def typed_layers(self) -> int:
         """How many layers the paper's measure sees: the value of matching the network with itself."""
-        return sum(layer.typed for layer in self.layers)
+        rows = (item if isinstance(item, tuple) else (item,) for item in self.items)
+        return sum(layer.kind != "other" for row in rows for layer in row)
 
     @property
     def entries(self) -> int:
@@ -152,7 +153,7 @@ def overlap(source: Layer, target: Layer) -> int:
 def _as_item(item: object, index: int) -> Item:
     if isinstance(item, Layer):
         return item
-    if isinstance(item, tuple | list) and item and all(isinstance(layer, Layer) for layer in item):
+    if isinstance(item, (tuple, list)) and item and all(isinstance(layer, Layer) for layer in item):
         return tuple(item)
     raise InputError(
         f"item {index} of an architecture must be a Layer or a non-empty tuple of Layers, not {item!r:.80}"

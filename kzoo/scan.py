@@ -67,8 +67,14 @@ def choose_engine(target: Encoding, sources: Encoding) -> Engine:
 
 
 def _steps(targets: Sequences, sources: Sequences) -> float:
-    """How many steps the kernel's innermost loop takes for all pairs."""
+    """At most how many steps the kernel's innermost loop takes for all pairs."""
     return float(targets.run_steps @ sources.group_sizes) + float(len(targets.unit)) * len(sources.unit)
+
+
+def _worth_threads(targets: Sequences, sources: Sequences) -> bool:
+    # The first bound is coarse and costs nothing: most single pairs are decided by it.
+    coarse = (1 + len(targets.unit)) * len(targets.unit) * len(sources.unit)
+    return coarse > _STEPS_PER_THREAD and _steps(targets, sources) > _STEPS_PER_THREAD
 
 
 @dataclass(frozen=True)
@@ -184,7 +190,7 @@ class Scan:
 
     def _fill(self, targets: _Side, sources: _Side, scores: Any, output: _Output) -> None:
         """Run the kernel over all pairs, in slices of the side with more sequences where threads pay."""
-        if self.engine.threads == 1 or _steps(targets.sequences, sources.sequences) < _STEPS_PER_THREAD:
+        if self.engine.threads == 1 or not _worth_threads(targets.sequences, sources.sequences):
             self._run(targets, sources, scores, output, (0, len(targets)), (0, len(sources)))
             return
         split = max(targets, sources, key=len)

@@ -1,0 +1,53 @@
+# make demo and make test start from nothing but Python, git and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint format bench index verify clean
+
+demo: $(VENV)/.light  ## Install the light core and recommend a source for a network.
+	$(BIN)/kzoo recommend timm:resnet26d --exclude-same
+	$(BIN)/kzoo compare timm:resnet50d timm:resnet26d
+
+test: $(VENV)/.full  ## Install everything that tests need and run the whole suite.
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.full  ## Style, types, and whether the index fits registry and code.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/kzoo index --check
+
+format: $(VENV)/.full
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.bench  ## Measure; writes benchmarks/results.
+	$(BIN)/python -m benchmarks.pairs
+	$(BIN)/python -m benchmarks.search
+	$(BIN)/python -m benchmarks.startup
+
+index: $(VENV)/.full  ## Compile the registry into the index, about two minutes.
+	$(BIN)/kzoo index
+
+verify: $(VENV)/.full  ## Slow checks: whole rankings, every head, a byte-identical rebuild. Writes benchmarks/results.
+	$(BIN)/python -m pytest -m slow -s
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("kzoo needs Python 3.11 or newer: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.light: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.full: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[torch,test]'
+	touch $@ $(VENV)/.light
+
+$(VENV)/.bench: $(VENV)/.full
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all]'
+	touch $@

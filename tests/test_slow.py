@@ -1,0 +1,71 @@
+"""``make verify``: checks over the whole index that take minutes; their results are committed."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+
+import pytest
+
+import kzoo
+from benchmarks.common import write
+from kzoo.index import Index
+from kzoo.indexing import build_index
+from kzoo.layers import Architecture
+from kzoo.paths import index_file, registry_directory
+from kzoo.readers.libraries import load_library
+from kzoo.search import search
+from tests import plain_scan
+
+pytestmark = pytest.mark.slow
+TARGETS = 50
+
+
+def test_whole_rankings_equal_a_plain_full_scan(index: Index) -> None:
+    names = [name for name in index.entries if name.startswith("timm:")]
+    names = names[:: len(names) // TARGETS][:TARGETS]
+    architectures = {place: Architecture(index.items(place)) for place in index.trained}
+    worst = 0.0
+    rows_compared = 0
+    for name in names:
+        target = kzoo.architecture(name)
+        plain = {place: _symmetric(source, target) for place, source in architectures.items()}
+        plain_scan.forget()
+        whole = search(index, target, k=len(plain))
+        values = [row.similarity for row in whole]
+        assert values == sorted(values, reverse=True)
+        places = [index.models[row.model].place for row in whole]
+        assert sorted(places) == sorted(plain)
+        worst = max([worst, *(abs(value - plain[place]) for value, place in zip(values, places, strict=True))])
+        assert worst < 1e-11, name
+        for k in (10, 60):
+            assert search(index, target, k=k).results == whole.results[:k], name
+        rows_compared += len(values)
+    write("rankings", {"targets": len(names), "rows_compared": rows_compared, "largest_difference": worst})
+
+
+def _symmetric(source: Architecture, target: Architecture) -> float:
+    forward, reverse = plain_scan.value(source, target), plain_scan.value(target, source)
+    return math.sqrt(forward * reverse / (source.typed_layers * target.typed_layers))
+
+
+def test_every_head_from_the_index_is_the_one_that_the_library_builds(index: Index) -> None:
+    checked = 0
+    without = []
+    for name, entry in index.entries.items():
+        if entry.default.heads is None:
+            without.append(name)
+            continue
+        ours = kzoo.architecture(name, classes=17)
+        theirs = load_library(entry.library).build(entry.name, 17)
+        assert ours == theirs, name
+        assert ours.parameters == theirs.parameters, name
+        checked += 1
+    write("heads", {"architectures": checked, "left_to_the_library": without})
+
+
+def test_a_full_rebuild_gives_the_same_bytes(tmp_path: Path) -> None:
+    build_index(registry_directory(), tmp_path / "index.npz", lambda what, done: None)
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "index.npz", index_file())]
+    assert digests[0] == digests[1]

@@ -1,0 +1,49 @@
+"""The wheel with the light core alone, in an empty environment, away from the checkout."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
+    venv.create(folder / "env", with_pip=True)
+    install = [folder / "env/bin/python", "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", wheel]
+    subprocess.run(install, check=True, capture_output=True)
+    return folder / "env" / "bin"
+
+
+def test_it_recommends_from_any_folder(environment: Path, tmp_path: Path) -> None:
+    clean = {"PATH": os.defpath, "HOME": str(tmp_path)}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            arguments, capture_output=True, text=True, cwd=tmp_path, env=clean, timeout=120, check=False
+        )
+
+    kzoo = str(environment / "kzoo")
+    done = run(kzoo, "recommend", "timm:resnet26d", "--json")
+    assert done.returncode == 0, done.stderr
+    data = json.loads(done.stdout)
+    assert (data["scanned"], data["results"][1]["model"]) == (1941, "timm/resnet26t.ra2_in1k")
+    # Another head is not in the index: the compiled full scan works without torch too.
+    done = run(kzoo, "recommend", "timm:resnet26d", "--classes", "10", "-k", "1", "--json")
+    assert json.loads(done.stdout)["results"][0]["model"] == "timm/resnet26d.bt_in1k"
+    assert run(kzoo, "registry", "check").stdout.startswith("115 files, 1,451 architectures")
+    refused = run(kzoo, "recommend", "timm:resnet18", "--in-chans", "1")
+    assert (refused.returncode, "pip install 'kzoo[torch]'" in refused.stderr) == (2, True)
+    installed = {entry["name"] for entry in json.loads(run(str(environment / "pip"), "list", "--format=json").stdout)}
+    assert not installed & {"torch", "timm", "torchvision", "huggingface_hub", "dvc"}
