@@ -10,84 +10,64 @@ from typing import Any
 
 
 def match_values(
-    target_start: Any,
-    target_unit: Any,
-    target_position: Any,
-    target_group: Any,
-    source_start: Any,
-    source_unit: Any,
-    source_group: Any,
+    targets: Any,
+    sources: Any,
     scores: Any,
-    target_stride: int,
-    source_stride: int,
+    strides: tuple[int, int],
     roots: Any,
     table: Any,
-    run_scores: Any,
-    run_values: Any,
-    run_positions: Any,
+    run: Any,
     values: Any,
-    values_offset: int,
-    values_target_stride: int,
-    values_source_stride: int,
-    first_target: int,
-    last_target: int,
-    first_source: int,
-    last_source: int,
+    output: tuple[int, int, int],
+    rectangle: tuple[int, int, int, int],
 ) -> None:
     """Fill ``values`` with D(source -> target) for a rectangle of target and source sequences (section 1.4).
 
-    A sequence holds only elements that can score; ``target_position`` keeps each one's place in the full list, because
-    elements that cannot score still count in a run's length. Element ``e`` of a target and ``f`` of a source score
-    ``scores[unit(e) * target_stride + unit(f) * source_stride]`` if their groups are equal, else 0. A run is only ever
-    extended to elements of the source's group: ending it on another is worth less than a shorter run, and the
-    recurrence takes a run only where it is strictly better.
+    ``targets`` and ``sources`` are (start, unit, position, group) of sequences that hold only elements that can score;
+    positions are in the full list, because elements that cannot score still count in a run's length. Elements e of a
+    target and f of a source score ``scores[unit(e) * strides[0] + unit(f) * strides[1]]`` if their groups are equal,
+    else 0. A run is only ever extended to elements of the source's group: ending it on another is worth less than a
+    shorter run, and the recurrence takes a run only where it is strictly better.
 
     ``roots[d]`` is the square root of d. ``table`` is scratch for (longest target + 1) * (longest source + 1) numbers,
-    source-major; after the call it holds the table of the last pair. The three ``run_`` lists are scratch as long as
-    the longest target. D of target t and source s is written to
-    ``values[values_offset + t * values_target_stride + s * values_source_stride]``. Cost per pair: about n^2 m / (2 groups).
+    source-major; after the call it holds the table of the last pair. ``run`` is scratch as long as the longest target:
+    scores, values, positions. ``output`` is (offset, target stride, source stride) of ``values``; ``rectangle`` is first
+    and last target, first and last source. Cost per pair: about n^2 m / (2 groups).
     """
-    for t in range(first_target, last_target):
+    target_start, target_unit, target_position, target_group = targets
+    source_start, source_unit, _, source_group = sources
+    run_scores, run_values, run_positions = run
+    for t in range(rectangle[0], rectangle[1]):
         begin = target_start[t]
         width = target_start[t + 1] - begin + 1
-        for s in range(first_source, last_source):
+        for s in range(rectangle[2], rectangle[3]):
             for row in range(width):
                 table[row] = 0.0
             column = 0
             for j in range(source_start[s], source_start[s + 1]):
-                before = column
-                column += width
+                before, column = column, column + width
                 table[column] = 0.0
-                group = source_group[j]
-                offset = source_unit[j] * source_stride
-                members = 0
-                reach = 0.0
+                group, offset = source_group[j], source_unit[j] * strides[1]
+                members, reach = 0, 0.0
                 for row in range(1, width):
-                    unmatched = table[column + row - 1]
-                    best = table[before + row]
-                    if unmatched > best:
-                        best = unmatched
                     e = begin + row - 1
+                    best = max(table[before + row], table[column + row - 1])
                     if target_group[e] == group:
-                        score = scores[target_unit[e] * target_stride + offset]
+                        score = scores[target_unit[e] * strides[0] + offset]
                         run_scores[members] = score
                         run_values[members] = table[before + row - 1]
                         run_positions[members] = target_position[e]
                         members += 1
                         reach += score
-                        end = target_position[e] + 1
-                        total = 0.0
+                        end, total = target_position[e] + 1, 0.0
                         for k in range(members - 1, -1, -1):
                             root = roots[end - run_positions[k]]
-                            # A run must add this much to be better; not even all scores so far do, or longer ones would.
+                            # What a run must add to be better; if all scores so far do not, no longer run will be.
                             needed = (best - run_values[k]) * root - 1e-9
                             if reach < needed:
                                 break
                             total += run_scores[k]
                             if total >= needed:
-                                candidate = run_values[k] + total / root
-                                if candidate > best:
-                                    best = candidate
+                                best = max(best, run_values[k] + total / root)
                     table[column + row] = best
-            place = values_offset + t * values_target_stride + s * values_source_stride
-            values[place] = table[column + width - 1]
+            values[output[0] + t * output[1] + s * output[2]] = table[column + width - 1]

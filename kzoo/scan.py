@@ -91,9 +91,8 @@ class _Side:
 
     def __init__(self, sequences: Sequences, stride: int, engine: Engine) -> None:
         self.sequences, self.stride = sequences, stride
-        self.start, self.unit, self.position, self.group = map(
-            engine.pack, (sequences.start, sequences.unit, sequences.position, sequences.group)
-        )
+        columns = (sequences.start, sequences.unit, sequences.position, sequences.group)
+        self.arrays = self.start, self.unit, self.position, self.group = tuple(map(engine.pack, columns))
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -218,13 +217,19 @@ class Scan:
         """Run the kernel over a rectangle of pairs; returns its table, which holds the last pair's."""
         pack, rows = self.engine.pack, targets.sequences.longest
         table = pack(np.empty((rows + 1) * (sources.sequences.longest + 1)))
+        run = (pack(np.empty(rows)), pack(np.empty(rows)), pack(np.empty(rows, dtype=np.int32)))
         self.engine.kernel(
-            targets.start, targets.unit, targets.position, targets.group,
-            sources.start, sources.unit, sources.group,
-            scores, targets.stride, sources.stride, self._roots,
-            table, pack(np.empty(rows)), pack(np.empty(rows)), pack(np.empty(rows, dtype=np.int32)),
-            output.values, output.offset, *output.strides, *target_range, *source_range,
-        )  # fmt: skip
+            targets.arrays,
+            sources.arrays,
+            scores,
+            (targets.stride, sources.stride),
+            self._roots,
+            table,
+            run,
+            output.values,
+            (output.offset, *output.strides),
+            (*target_range, *source_range),
+        )
         return table
 
     def _trace(self, targets: _Side, sources: _Side, t: int, s: int) -> list[tuple[int, int]]:

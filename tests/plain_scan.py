@@ -1,22 +1,20 @@
 """Every pair by the recurrence as written: no groups, no early end of a run, opaque elements in the table.
 
-Compiled, because 50 whole rankings are some 100,000 pairs; otherwise as plain as `tests.transcription`.
+Compiled and with scores kept, because 50 whole rankings are some 100,000 pairs; otherwise as plain as
+`tests.transcription`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numba
 import numpy as np
 
-from kzoo.layers import Architecture, Item, Layer
+from kzoo.layers import Item, Layer
 from tests.transcription import score as layer_score
-
-_LAYERS: dict[Layer, int] = {}
-_SCORES: dict[tuple[int, int], float] = {}
-_BLOCKS: dict[tuple[Item, Item], float] = {}
 
 
 @numba.njit
@@ -34,25 +32,39 @@ def _value(scores: Any) -> float:
     return float(dp[n, m])
 
 
-def value(source: Architecture, target: Architecture) -> float:
-    """D(source -> target)."""
-    return float(_value(_table(source.items, target.items)))
+class PlainScan:
+    """Values between architectures whose items are numbered, each distinct one once."""
 
+    def __init__(self) -> None:
+        self._numbers: dict[Item, int] = {}
+        self._items: list[Item] = []
+        self._parts: list[list[int]] = []
+        self._scores: dict[tuple[int, int], float] = {}
 
-def _table(source: tuple[Item, ...], target: tuple[Item, ...]) -> Any:
-    return np.array([[_score(theirs, ours) for theirs in source] for ours in target])
+    def number(self, items: Sequence[Item]) -> list[int]:
+        """The numbers of an architecture's items (or of a block's layers)."""
+        return [self._number(item) for item in items]
 
+    def _number(self, item: Item) -> int:
+        if item not in self._numbers:
+            parts = [] if isinstance(item, Layer) else self.number(item)
+            self._numbers[item] = len(self._items)
+            self._items.append(item)
+            self._parts.append(parts)
+        return self._numbers[item]
 
-def _score(source: Item, target: Item) -> float:
-    if isinstance(source, Layer) and isinstance(target, Layer):
-        return layer_score(source, target)
-    if isinstance(source, Layer) or isinstance(target, Layer):
-        return 0.0
-    if (source, target) not in _BLOCKS:
-        _BLOCKS[source, target] = float(_value(_table(source, target)))
-    return _BLOCKS[source, target]
+    def value(self, source: Sequence[int], target: Sequence[int]) -> float:
+        """D(source -> target)."""
+        return float(_value(np.array([[self._score(theirs, ours) for theirs in source] for ours in target])))
 
+    def _score(self, source: int, target: int) -> float:
+        known = self._scores.get((source, target))
+        if known is None:
+            known = self._scores[source, target] = self._compute(source, target)
+        return known
 
-def forget() -> None:
-    """Drop the block values; they are only shared within one target."""
-    _BLOCKS.clear()
+    def _compute(self, source: int, target: int) -> float:
+        theirs, ours = self._items[source], self._items[target]
+        if isinstance(theirs, Layer) or isinstance(ours, Layer):
+            return layer_score(theirs, ours)
+        return self.value(self._parts[source], self._parts[target])

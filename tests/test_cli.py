@@ -270,6 +270,38 @@ def test_shell_completion(kzoo_command: Run) -> None:
     assert "plain,timm:resnet26d" in offered.splitlines()
 
 
+def test_registry_commands_print_json(kzoo_command: Run) -> None:
+    checked = json.loads(kzoo_command("registry", "check", "--json").stdout)
+    assert checked == {"files": 115, "architectures": 1451, "checkpoints": 1941}
+    meta = json.loads(kzoo_command("index", "--check", "--json").stdout)
+    assert (meta["architectures"], meta["checkpoints"]) == (1451, 1941)
+
+
+def test_sync_writes_what_the_library_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kzoo.indexing import sync_library
+    from kzoo.readers import torchvision as reader
+
+    monkeypatch.setattr(reader, "families", lambda: {"alexnet": ["alexnet"], "vgg": ["vgg11", "vgg16"]})
+    written = sync_library("torchvision", tmp_path, lambda what, done: None)
+    assert [path.relative_to(tmp_path).as_posix() for path in written] == [
+        "torchvision/alexnet.yaml",
+        "torchvision/vgg.yaml",
+    ]
+    shipped = (registry_directory() / "torchvision" / "alexnet.yaml").read_text()
+    assert written[0].read_text() == shipped
+    assert sync_library("torchvision", tmp_path, lambda what, done: None) == []
+
+
+def test_every_command_that_prints_data_can_print_json() -> None:
+    def commands(group: click.Group) -> list[click.Command]:
+        return [
+            found for c in group.commands.values() for found in (commands(c) if isinstance(c, click.Group) else [c])
+        ]
+
+    without = [command.name for command in commands(cli) if not any(p.name == "as_json" for p in command.params)]
+    assert without == ["completion"]
+
+
 def test_version(kzoo_command: Run) -> None:
     assert kzoo_command("--version").stdout == f"kzoo, version {kzoo.__version__}\n"
     assert index_file().is_file()

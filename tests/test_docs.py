@@ -50,3 +50,9 @@ def test_the_first_screen_holds_the_two_commands_from_nothing() -> None:
 
 def test_make_test_is_the_test_command_of_ci() -> None:
     assert "make test" in (Path(__file__).parent.parent / ".ci" / "run").read_text()
+
+
+def test_every_figure_comes_from_the_committed_results() -> None:
+    from benchmarks.report import table
+
+    assert table() in README, "run python -m benchmarks.report and put its table into the README"

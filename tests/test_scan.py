@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from kzoo.index import Index
 from kzoo.layers import Architecture
 from kzoo.scan import INTERPRETED, Scan, compiled_engine
 from tests import transcription
-from tests.architectures import architectures
+from tests.architectures import architectures, bn, network
 
 
 @settings(max_examples=100, deadline=None)
@@ -50,15 +51,37 @@ def test_slices_and_threads_change_nothing(index: Index, monkeypatch: pytest.Mon
     assert len(told) > 4
 
 
+def test_fewer_units_than_architectures() -> None:
+    """The table of scores is then narrower than the row of values."""
+    sources = encode([Architecture((bn(1),)), Architecture((bn(1),)), Architecture((bn(1),))])
+    for engine in (INTERPRETED, compiled_engine()):
+        scan = Scan(encode_one(Architecture((bn(1), bn(1)))), sources, engine)
+        assert scan.forward_values().tolist() == [[2**0.5] * 3]
+        assert scan.reverse_values().tolist() == [[1.0] * 3]
+
+
+def test_without_a_writable_cache_the_kernel_is_compiled_for_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    import numba
+
+    compile_kernel = numba.njit
+
+    def no_locator(**options: bool) -> object:
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return compile_kernel(**options)
+
+    compiled_engine.cache_clear()
+    monkeypatch.setattr(numba, "njit", no_locator)
+    target = encode_one(Architecture((bn(2),)))
+    assert Scan(target, target, compiled_engine()).forward_values().item() == 1.0
+    compiled_engine.cache_clear()
+
+
 def test_the_interpreter_serves_small_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = encode_one(Architecture(transcription_items()))
-    monkeypatch.setattr(scanning.sys, "modules", {name: None for name in () if name != "numba"})
+    one = encode_one(network(16, 2))
+    compiled_engine()
+    assert scanning.choose_engine(one, one) is compiled_engine(), "numba is loaded already"
+    monkeypatch.delitem(sys.modules, "numba")
     assert scanning.choose_engine(one, one) is INTERPRETED
     monkeypatch.setattr(scanning, "_INTERPRETED_STEPS", 0)
     assert scanning.choose_engine(one, one) is compiled_engine()
-
-
-def transcription_items() -> tuple[object, ...]:
-    from tests.architectures import network
-
-    return network(16, 2).items

@@ -12,11 +12,11 @@ import kzoo
 from benchmarks.common import write
 from kzoo.index import Index
 from kzoo.indexing import build_index
-from kzoo.layers import Architecture
+from kzoo.layers import Item, Layer
 from kzoo.paths import index_file, registry_directory
 from kzoo.readers.libraries import load_library
 from kzoo.search import search
-from tests import plain_scan
+from tests.plain_scan import PlainScan
 
 pytestmark = pytest.mark.slow
 TARGETS = 50
@@ -25,13 +25,21 @@ TARGETS = 50
 def test_whole_rankings_equal_a_plain_full_scan(index: Index) -> None:
     names = [name for name in index.entries if name.startswith("timm:")]
     names = names[:: len(names) // TARGETS][:TARGETS]
-    architectures = {place: Architecture(index.items(place)) for place in index.trained}
+    scan = PlainScan()
+    sources = {place: scan.number(index.items(place)) for place in index.trained}
     worst = 0.0
     rows_compared = 0
     for name in names:
         target = kzoo.architecture(name)
-        plain = {place: _symmetric(source, target) for place, source in architectures.items()}
-        plain_scan.forget()
+        ours = scan.number([_unnamed(item) for item in target.items])
+        plain = {
+            place: math.sqrt(
+                scan.value(theirs, ours)
+                * scan.value(ours, theirs)
+                / (int(index.encoding.typed[place]) * target.typed_layers)
+            )
+            for place, theirs in sources.items()
+        }
         whole = search(index, target, k=len(plain))
         values = [row.similarity for row in whole]
         assert values == sorted(values, reverse=True)
@@ -45,9 +53,10 @@ def test_whole_rankings_equal_a_plain_full_scan(index: Index) -> None:
     write("rankings", {"targets": len(names), "rows_compared": rows_compared, "largest_difference": worst})
 
 
-def _symmetric(source: Architecture, target: Architecture) -> float:
-    forward, reverse = plain_scan.value(source, target), plain_scan.value(target, source)
-    return math.sqrt(forward * reverse / (source.typed_layers * target.typed_layers))
+def _unnamed(item: Item) -> Item:
+    if isinstance(item, Layer):
+        return Layer(item.kind, item.shape, bias=item.bias)
+    return tuple(Layer(layer.kind, layer.shape, bias=layer.bias) for layer in item)
 
 
 def test_every_head_from_the_index_is_the_one_that_the_library_builds(index: Index) -> None:

@@ -156,8 +156,9 @@ def _show_data(index: Index, name: str) -> dict[str, Any]:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write the index there instead of beside the registry.",
 )
+@as_json
 @click.pass_obj
-def index(directory: Path | None, check: bool, out: Path | None) -> None:
+def index(directory: Path | None, check: bool, out: Path | None, as_json: bool) -> None:
     """Compile the registry into the index that searches use; about two minutes on two cores."""
     from kzoo.indexing import build_index, check_index
     from kzoo.paths import registry_directory
@@ -165,7 +166,10 @@ def index(directory: Path | None, check: bool, out: Path | None) -> None:
     directory = directory or registry_directory()
     path = out or directory / "index.npz"
     meta = check_index(directory, path) if check else build_index(directory, path, _Progress())
-    hint(
+    if as_json:
+        print_json({"path": str(path), "bytes": path.stat().st_size, **meta})
+        return
+    click.echo(
         f"{path}: {meta['architectures']:,} architectures, {meta['fingerprints']:,} fingerprints, "
         f"{meta['checkpoints']:,} checkpoints, {path.stat().st_size / 1e6:.2f} MB"
     )
@@ -178,8 +182,9 @@ def registry() -> None:
 
 @registry.command("check", epilog="\b\nExamples:\n  kzoo registry check\n  kzoo registry check my-registry")
 @click.argument("folder", type=click.Path(path_type=Path), required=False)
+@as_json
 @click.pass_obj
-def registry_check(directory: Path | None, folder: Path | None) -> None:
+def registry_check(directory: Path | None, folder: Path | None, as_json: bool) -> None:
     """Check every file of the registry (or of FOLDER) against the schema: names file, line and field of a fault."""
     from kzoo.catalog import load_registry
     from kzoo.paths import registry_directory
@@ -187,6 +192,9 @@ def registry_check(directory: Path | None, folder: Path | None) -> None:
     families = load_registry(folder or directory or registry_directory())
     entries = [entry for family in families for entry in family.architectures]
     checkpoints = sum(len(entry.checkpoints) for entry in entries)
+    if as_json:
+        print_json({"files": len(families), "architectures": len(entries), "checkpoints": checkpoints})
+        return
     click.echo(f"{len(families):,} files, {len(entries):,} architectures, {checkpoints:,} checkpoints: no fault found.")
 
 
@@ -194,15 +202,20 @@ def registry_check(directory: Path | None, folder: Path | None) -> None:
     "sync", epilog="\b\nExamples:\n  kzoo registry sync timm\n  kzoo -C my-registry registry sync torchvision"
 )
 @click.argument("library", type=click.Choice(["timm", "torchvision"]))
+@as_json
 @click.pass_obj
-def registry_sync(directory: Path | None, library: str) -> None:
+def registry_sync(directory: Path | None, library: str, as_json: bool) -> None:
     """Write the registry's files of LIBRARY from the installed package."""
     from kzoo.indexing import sync_library
     from kzoo.paths import registry_directory
 
-    for path in sync_library(library, directory or registry_directory(), _Progress()):
-        click.echo(f"wrote {path}")
-    hint("Next: kzoo index")
+    written = [str(path) for path in sync_library(library, directory or registry_directory(), _Progress())]
+    if as_json:
+        print_json({"library": library, "written": written})
+        return
+    click.echo("\n".join(f"wrote {path}" for path in written) or f"nothing has changed in {library}")
+    if written:
+        hint("Next: kzoo index")
 
 
 class _Progress:

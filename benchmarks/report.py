@@ -1,0 +1,69 @@
+"""The README's table of figures, from the committed results: ``python -m benchmarks.report``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from benchmarks.common import RESULTS
+
+
+def load(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return found
+
+
+def span(values: dict[str, float], unit: str = "s", scale: float = 1.0, digits: int = 2) -> str:
+    """Median with quartiles in brackets."""
+    middle, low, high = (values[name] * scale for name in ("median", "quartile_1", "quartile_3"))
+    return f"{middle:.{digits}f} {unit} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def table() -> str:
+    startup, search, pairs, rankings, heads = map(load, ("startup", "search", "pairs", "rankings", "heads"))
+    indexed = startup["kzoo recommend timm:resnet26d --json"]
+    worst = search["worst_targets"][0]
+    left_out = search["every_timm_target_left_out"]
+    fresh = max(search["fresh_process"], key=lambda row: row["wall_s"]["median"])
+    rows = [
+        (
+            "`kzoo recommend timm:resnet26d --json`, fresh process",
+            f"{span(indexed['wall_s'])}, {indexed['peak_memory_mb']:.0f} MB",
+        ),
+        ("search for a target outside the index, warm, every timm architecture", span(left_out, "ms", 1000, 0)),
+        (f"the slowest of them, {worst['target']}", f"{worst['search_s']:.2f} s"),
+        (
+            f"the slowest in a fresh process, {fresh['target']}",
+            f"{span(fresh['wall_s'])}, {fresh['peak_memory_mb']:.0f} MB",
+        ),
+        *(
+            (f"scan of an index of {size} architectures, both directions", span(values["scan_s"], "ms", 1000, 1))
+            for size, values in search["scan_by_index_size"].items()
+        ),
+        (
+            "one pair, the plain transcription of the recurrence (50 pairs)",
+            span(pairs["transcription_s"], "ms", 1000, 0),
+        ),
+        (
+            "one pair, kzoo, nothing cached",
+            f"{span(pairs['cold_s'], 'ms', 1000)}, {pairs['times_cold']['median']:.0f} times faster",
+        ),
+        (
+            "one pair, kzoo, seen before",
+            f"{span(pairs['warm_s'], 'ms', 1000)}, {pairs['times_warm']['median']:.0f} times faster",
+        ),
+        *((f"`{name}`", span(startup[name]["wall_s"])) for name in ("kzoo --help", "dvc --help", "hf --help")),
+        (
+            f"whole rankings of {rankings['targets']} timm targets against a plain scan of every pair",
+            f"equal in {rankings['rows_compared']:,} rows to {rankings['largest_difference']:.0e}",
+        ),
+        (
+            "heads of another size taken from the index against the library's own network",
+            f"equal for {heads['architectures']:,} architectures; {len(heads['left_to_the_library'])} are left to the library",
+        ),
+    ]
+    return "\n".join(("| what | measured |", "| --- | --- |", *(f"| {what} | {value} |" for what, value in rows)))
+
+
+if __name__ == "__main__":
+    print(table())
