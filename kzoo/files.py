@@ -20,11 +20,12 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise WorldError(
             f"{path} cannot be written ({error.strerror or error}): check the disk and its permissions"
         ) from None
-    finally:
-        temporary.unlink(missing_ok=True)

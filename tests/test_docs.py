@@ -44,7 +44,7 @@ def test_python_examples_run() -> None:
 def test_the_first_screen_holds_the_two_commands_from_nothing() -> None:
     first = re.search(r"```sh\n(.*?)```", README, re.DOTALL)
     assert first is not None
-    assert [line.partition("  #")[0] for line in first[1].splitlines()] == ["make demo", "make test"]
+    assert [line.partition("  #")[0].strip() for line in first[1].splitlines()] == ["make demo", "make test"]
     assert README[: first.end()].count("\n") < 40
 
 
