@@ -77,6 +77,7 @@ def measure(source_name: str, target_name: str) -> dict[str, object]:
         "warm_s": round(warm_time, 6),
         "times_cold": round(plain / cold_time, 1),
         "times_warm": round(plain / warm_time, 1),
+        "times_cold_without_self_matches": round(lean / cold_time, 1),
         "times_warm_without_self_matches": round(lean / warm_time, 1),
     }
 

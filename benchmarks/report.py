@@ -25,6 +25,11 @@ def table() -> str:
     worst = search["worst_targets"][0]
     left_out = search["every_timm_target_left_out"]
     fresh = max(search["fresh_process"], key=lambda row: row["wall_s"]["median"])
+
+    def faster(name: str) -> str:
+        whole, lean = (pairs[key]["median"] for key in (name, f"{name}_without_self_matches"))
+        return f"{whole:.0f} times faster ({lean:.0f} if the transcription leaves out the two self-matches)"
+
     rows = [
         (
             "`kzoo recommend timm:resnet26d --json`, fresh process",
@@ -46,11 +51,11 @@ def table() -> str:
         ),
         (
             "one pair, kzoo, nothing cached",
-            f"{span(pairs['cold_s'], 'ms', 1000)}, {pairs['times_cold']['median']:.0f} times faster",
+            f"{span(pairs['cold_s'], 'ms', 1000)}, {faster('times_cold')}",
         ),
         (
             "one pair, kzoo, seen before",
-            f"{span(pairs['warm_s'], 'ms', 1000)}, {pairs['times_warm']['median']:.0f} times faster",
+            f"{span(pairs['warm_s'], 'ms', 1000)}, {faster('times_warm')}",
         ),
         *((f"`{name}`", span(startup[name]["wall_s"])) for name in ("kzoo --help", "dvc --help", "hf --help")),
         (

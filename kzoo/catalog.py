@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kzoo.errors import InputError, WorldError
+from kzoo.errors import InputError
 
 
 class _Entry(BaseModel):
@@ -44,21 +44,11 @@ class Checkpoint(_Entry):
     url: str | None = Field(default=None, description="Direct address of the weights where they are not on the Hub")
     paper: str | None = None
 
-    @property
-    def task(self) -> str:
-        """The Hub's pipeline tag: classification with a head, else feature extraction."""
-        return "image-classification" if self.classes else "image-feature-extraction"
-
-    @property
-    def accuracy(self) -> float | None:
-        """ImageNet-1k top-1 accuracy in percent where the library carries it."""
-        return self.metrics.get("imagenet-1k", {}).get("top1")
-
 
 class ArchitectureEntry(_Entry):
     """One architecture that a library can build, with every known checkpoint; the default one comes first."""
 
-    name: str = Field(min_length=1)
+    name: str = Field(pattern=r"^\S+$")
     parameters: int = Field(ge=0, description="Learned entries with the default head")
     classes: int = Field(ge=0)
     input_size: list[int] = Field(min_length=3, max_length=3)
@@ -78,8 +68,7 @@ def registry_files(directory: Path) -> list[Path]:
     """The registry's YAML files in sorted order.
 
     Raises:
-        InputError: the directory does not exist, is not a directory or holds no YAML file.
-        WorldError: it cannot be read.
+        InputError: the directory does not exist, is not a directory, cannot be read or holds no YAML file.
     """
     if not directory.is_dir():
         what = "is not a directory" if directory.exists() else "does not exist"
@@ -107,6 +96,12 @@ def load_registry(directory: Path) -> list[Family]:
     owners: dict[str, str] = {}
     for path in registry_files(directory):
         family, lines = load_family(path)
+        for field, expected in (("library", path.parent.name), ("family", path.stem)):
+            if getattr(family, field) != expected:
+                raise InputError(
+                    f"{path}:{_line(lines, (field,))}: {field}: is {getattr(family, field)!r}, but the file's place says "
+                    f"{expected!r}: move the file or correct the field"
+                )
         for keys, label in _identities(family):
             place = f"{path}:{_line(lines, keys)}"
             if label in owners:
@@ -123,6 +118,10 @@ def _identities(family: Family) -> Iterator[tuple[tuple[str | int, ...], str]]:
         yield ("architectures", a, "name"), f"{family.library}:{architecture.name}"
         for c, checkpoint in enumerate(architecture.checkpoints):
             yield ("architectures", a, "checkpoints", c, "id"), checkpoint.id
+            yield (
+                ("architectures", a, "checkpoints", c, "tag"),
+                f"{family.library}:{architecture.name}.{checkpoint.tag}",
+            )
 
 
 _Keys = tuple[str | int, ...]
@@ -139,20 +138,23 @@ def load_family(path: Path) -> tuple[Family, dict[_Keys, int]]:
     except UnicodeDecodeError:
         raise InputError(f"{path}: is not UTF-8 text: registry files are YAML in UTF-8") from None
     except OSError as error:
-        raise WorldError(f"{path} cannot be read ({error.strerror})") from None
-    lines: dict[_Keys, int] = {}
+        raise InputError(f"{path} cannot be read ({error.strerror}): check its permissions") from None
+    reader = _PlainReader(path)
+    lines = reader.lines
     try:
         loader = yaml.CSafeLoader(text)
         try:
             node = loader.get_single_node()
         finally:
             loader.dispose()
-        data = _plain(node, (), lines, path) if node is not None else None
+        data = reader.read(node) if node is not None else None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise InputError(
             f"{path}:{mark.line + 1 if mark else 1}: is not valid YAML ({error.problem}): correct that line"
         ) from None
+    except RecursionError:
+        raise InputError(f"{path}: is nested too deeply: registry files are a few levels of plain data") from None
     except yaml.YAMLError as error:
         raise InputError(f"{path}: is not valid YAML ({str(error).splitlines()[0]})") from None
     try:
@@ -167,22 +169,47 @@ def load_family(path: Path) -> tuple[Family, dict[_Keys, int]]:
         ) from None
 
 
-def _plain(node: yaml.Node, keys: _Keys, lines: dict[_Keys, int], path: Path) -> Any:
-    """Plain data from composed YAML, recording each field's line; refuses what plain data has no need of."""
-    line = node.start_mark.line + 1
-    if keys in lines or node.tag.removeprefix("tag:yaml.org,2002:") not in _PLAIN_TAGS:
-        raise InputError(
-            f"{path}:{line}: {_dotted(keys)}: repeated field or special tag {node.tag}: registry files hold plain data only"
-        )
-    lines[keys] = line
-    if isinstance(node, yaml.ScalarNode):
-        return _SCALARS.construct_object(node)
-    if isinstance(node, yaml.SequenceNode):
-        return [_plain(child, (*keys, index), lines, path) for index, child in enumerate(node.value)]
-    return {key.value: _plain(value, (*keys, key.value), lines, path) for key, value in node.value}
+class _PlainReader:
+    """Plain data from composed YAML with each field's line; refuses what plain data has no need of."""
+
+    def __init__(self, path: Path) -> None:
+        self.lines: dict[_Keys, int] = {}
+        self._path = path
+        self._seen: set[int] = set()
+        self._scalars = yaml.SafeLoader("")
+
+    def read(self, node: yaml.Node, keys: _Keys = ()) -> Any:
+        """The data of a node."""
+        line = self.lines.setdefault(keys, node.start_mark.line + 1)
+        if id(node) in self._seen:
+            raise self._fault(node, keys, "is an alias")
+        self._seen.add(id(node))
+        if node.tag.removeprefix("tag:yaml.org,2002:") not in _PLAIN_TAGS:
+            raise self._fault(node, keys, f"has the tag {node.tag}")
+        if isinstance(node, yaml.SequenceNode):
+            return [self.read(child, (*keys, index)) for index, child in enumerate(node.value)]
+        if isinstance(node, yaml.MappingNode):
+            return dict(self._entry(key, value, keys) for key, value in node.value)
+        try:
+            return self._scalars.construct_object(node)
+        except (ValueError, KeyError, yaml.YAMLError):
+            raise InputError(
+                f"{self._path}:{line}: {_dotted(keys)}: {node.value!r:.60} is not what its tag says"
+            ) from None
+
+    def _entry(self, key: yaml.Node, value: yaml.Node, keys: _Keys) -> tuple[str, Any]:
+        if not isinstance(key, yaml.ScalarNode):
+            raise self._fault(key, keys, "has a field whose name is not text")
+        path = (*keys, key.value)
+        if path in self.lines:
+            raise self._fault(key, path, f"repeats the field of line {self.lines[path]}")
+        return key.value, self.read(value, path)
+
+    def _fault(self, node: yaml.Node, keys: _Keys, what: str) -> InputError:
+        place = f"{self._path}:{node.start_mark.line + 1}: {_dotted(keys) or 'the file'}"
+        return InputError(f"{place}: {what}: registry files hold plain data only, every field once")
 
 
-_SCALARS = yaml.SafeLoader("")
 _PLAIN_TAGS = frozenset({"null", "bool", "int", "float", "str", "seq", "map"})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
@@ -18,14 +19,19 @@ if TYPE_CHECKING:
 Network = Union[str, Architecture, "nn.Module"]
 
 
-@lru_cache(maxsize=4)
 def load_index(path: Path | None = None) -> Index:
-    """The index that came with kzoo, or another; loaded once.
+    """An index, loaded once: ``path``, that of the folder in ``KZOO_REGISTRY``, or the one that came with kzoo.
 
     Raises:
         InputError: there is no such index, or it is damaged.
     """
-    return Index(path or index_file())
+    own = os.environ.get("KZOO_REGISTRY")
+    return _load(path or (Path(own) / "index.npz" if own else index_file()))
+
+
+@lru_cache(maxsize=4)
+def _load(path: Path) -> Index:
+    return Index(path)
 
 
 def architecture(

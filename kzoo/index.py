@@ -11,8 +11,9 @@ from __future__ import annotations
 import difflib
 import io
 import json
+import lzma
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,7 @@ from kzoo.encoding import Encoding, Ints, Sequences, decode
 from kzoo.errors import InputError
 from kzoo.files import replacing
 from kzoo.layers import Architecture, Item, Layer
+from kzoo.paths import index_file
 
 FORMAT = 1
 _SEQUENCE_FIELDS = ("start", "length", "unit", "position", "group")
@@ -101,20 +103,44 @@ class Index:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self._zip = zipfile.ZipFile(path)
-            self.meta: dict[str, Any] = json.loads(self._zip.read("meta.json"))
-        except FileNotFoundError:
-            raise InputError(f"there is no index at {path}: build it with 'kzoo index'") from None
-        except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
-            raise InputError(f"the index {path} cannot be read ({error}): build it anew with 'kzoo index'") from None
-        if self.meta.get("format") != FORMAT:
+        self.meta: dict[str, Any] = self._json("meta.json")
+        found = self.meta.get("format") if isinstance(self.meta, dict) else None
+        if found != FORMAT:
             raise InputError(
-                f"the index {path} has format {self.meta.get('format')}, this kzoo reads {FORMAT}: build it anew with 'kzoo index'"
+                f"the index {path} has format {found}, this kzoo reads {FORMAT}: build it anew with '{self._command}'"
             )
 
+    def _read(self, name: str, parse: Callable[[bytes], Any]) -> Any:
+        try:
+            return parse(self._archive.read(name))
+        except FileNotFoundError:
+            raise InputError(f"there is no index at {self.path}: build it with '{self._command}'") from None
+        except (
+            OSError,
+            EOFError,
+            KeyError,
+            ValueError,
+            NotImplementedError,
+            zipfile.BadZipFile,
+            lzma.LZMAError,
+        ) as error:
+            raise InputError(
+                f"the index {self.path} cannot be read ({error}): build it anew with '{self._command}'"
+            ) from None
+
+    @cached_property
+    def _archive(self) -> zipfile.ZipFile:
+        return zipfile.ZipFile(self.path)
+
+    @property
+    def _command(self) -> str:
+        return "kzoo index" if self.path == index_file() else f"kzoo -C {self.path.parent} index"
+
+    def _json(self, name: str) -> Any:
+        return self._read(name, json.loads)
+
     def _array(self, name: str) -> Any:
-        return np.load(io.BytesIO(self._zip.read(f"{name}.npy")), allow_pickle=False)
+        return self._read(f"{name}.npy", lambda content: np.load(io.BytesIO(content), allow_pickle=False))
 
     @cached_property
     def encoding(self) -> Encoding:
@@ -144,7 +170,7 @@ class Index:
 
     @cached_property
     def _registry(self) -> Any:
-        return json.loads(self._zip.read("registry.json"))
+        return self._json("registry.json")
 
     @cached_property
     def entries(self) -> dict[str, Entry]:
@@ -195,7 +221,7 @@ class Index:
 
     def architecture(self, entry: Entry, form: Form, name: str) -> Architecture:
         """An architecture with its layer names."""
-        texts = json.loads(self._zip.read(f"names/{entry.library}.{entry.family}.json"))
+        texts = self._json(f"names/{entry.library}.{entry.family}.json")
         names = iter(texts[form.names].split("\n"))
 
         def named(layer: Layer) -> Layer:
@@ -216,8 +242,8 @@ class Index:
 
     def nearest(self, name: str, count: int = 3) -> list[str]:
         """The known names most like ``name``, for an error message."""
-        known = [*self.entries, *self.models]
-        return difflib.get_close_matches(name, known, n=count, cutoff=0.0)
+        known = {spelled.lower(): spelled for spelled in (*self.models, *self.entries)}
+        return [known[match] for match in difflib.get_close_matches(name.lower(), known, n=count, cutoff=0.0)]
 
 
 def _model(entry: Entry, fields: Mapping[str, Any], order: int) -> Model:

@@ -26,8 +26,8 @@ from kzoo.scan import Scan, compiled_engine
 
 #: Modules whose code decides what the index holds; when one changes, the index is stale.
 _DECISIVE_MODULES = (
-    "layers", "standardize", "encoding", "kernel", "scan", "index", "indexing",
-    "readers/module", "readers/variants", "readers/timm", "readers/torchvision",
+    "layers", "standardize", "encoding", "kernel", "scan", "catalog", "index", "indexing",
+    "readers/libraries", "readers/module", "readers/variants", "readers/timm", "readers/torchvision",
 )  # fmt: skip
 #: How many places a stored ranking holds; a search that needs more scans everything.
 _STORED = 100
@@ -132,9 +132,10 @@ def _variants(work: _Work) -> list[list[Variant]]:
     for name, tags in wanted:
         try:
             found.append(reader.variants(name, tags))
-        except (RuntimeError, ValueError) as error:
+        except Exception as error:  # constructors raise what they like
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(
-                f"{library} {reader.VERSION} cannot build {name} ({str(error).splitlines()[0]}): "
+                f"{library} {reader.VERSION} cannot build {name} ({reason:.200}): "
                 f"install the version that the registry was read from, or run 'kzoo registry sync {library}'"
             ) from None
     return found
@@ -174,14 +175,14 @@ def stored_rankings(encoding: Encoding, trained: set[int], progress: Progress) -
     _ = scan.forward
     stage = "ranking all pairs of architectures"
     directed = scan.forward_values() / encoding.typed[:, None]
-    sources = np.array(sorted(trained))
+    sources = np.array(sorted(trained), dtype=np.intp)
     measures: dict[str, Floats] = {"symmetric": np.sqrt(directed * directed.T), "directed": directed}
     return {measure: _best(values[:, sources], sources) for measure, values in measures.items()}
 
 
 def _best(values: Floats, sources: Any) -> Any:
     order = np.argsort(-values.round(12), axis=1, kind="stable")[:, :_STORED]
-    return sources[order].astype(np.min_scalar_type(int(sources.max())))
+    return sources[order].astype(np.min_scalar_type(int(sources.max(initial=0))))
 
 
 def check_index(directory: Path, path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,6 +29,8 @@ WEIGHT_AXES = {
     "linear": 2,
 }
 TYPED_KINDS = tuple(WEIGHT_AXES)
+#: The largest size of an axis: the index and the matching keep sizes in 32 bits.
+MOST_SIZE = 2**31 - 1
 KINDS = (*TYPED_KINDS, "other")
 #: Typed kinds that make a container a block: all but batch normalisation (section 1.1).
 DIMENSIONAL_KINDS = frozenset(kind for kind in TYPED_KINDS if not kind.startswith("bn"))
@@ -54,16 +57,16 @@ class Layer:
         if self.kind not in KINDS:
             raise InputError(f"layer kind {self.kind!r} is unknown: expected one of {', '.join(KINDS)}")
         try:
-            shape = tuple(int(size) for size in self.shape)
-        except (TypeError, ValueError):
+            shape = tuple(operator.index(size) for size in self.shape)
+        except TypeError:
             raise InputError(
                 f"layer {self.name or self.kind}: shape {self.shape!r} is not a sequence of integers"
             ) from None
         object.__setattr__(self, "shape", shape)
-        if self.typed and (len(shape) != WEIGHT_AXES[self.kind] or min(shape) < 1):
+        if self.typed and (len(shape) != WEIGHT_AXES[self.kind] or min(shape) < 1 or max(shape) > MOST_SIZE):
             raise InputError(
                 f"layer {self.name or self.kind}: a {self.kind} weight has {WEIGHT_AXES[self.kind]} axes "
-                f"of size 1 or more, not the shape {shape}"
+                f"of size 1 to {MOST_SIZE}, not the shape {shape}"
             )
 
     @property
@@ -76,7 +79,8 @@ class Layer:
         """Entries of the bias (beta), 0 where there is none: one per output channel or feature."""
         if not (self.typed and self.bias):
             return 0
-        # A transposed convolution's weight is (in, out/groups, ...), so its output axis is the second.
+        # A transposed convolution's weight is (in, out/groups, ...): the second axis is the output's, exactly so only
+        # where there is one group; the shape does not tell how many.
         return self.shape[1 if self.kind.startswith("conv_transpose") else 0]
 
     @property
@@ -105,6 +109,8 @@ class Architecture:
     parameters: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.items, (tuple, list)):
+            raise InputError(f"an architecture's items must be a tuple or a list, not {type(self.items).__name__}")
         object.__setattr__(self, "items", tuple(_as_item(item, index) for index, item in enumerate(self.items)))
 
     def __hash__(self) -> int:
@@ -133,7 +139,7 @@ class Architecture:
     @property
     def entries(self) -> int:
         """Learned entries: ``parameters`` where known, else those of the typed layers."""
-        return self.parameters if self.parameters is not None else sum(layer.entries for layer in self.layers)
+        return self.parameters or sum(layer.entries for layer in self.layers)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,9 +33,12 @@ _DIGITS = 12
 
 @dataclass(frozen=True)
 class Filters:
-    """Which checkpoints may be recommended; an empty field allows all.
+    """Which checkpoints may be recommended; an empty field allows all. Case does not matter.
 
     ``licenses`` are ids, or ``permissive``; ``trained_on`` names a data set among those a checkpoint has seen.
+
+    Raises:
+        InputError: a field is of another type.
     """
 
     licenses: Sequence[str] = ()
@@ -45,13 +48,49 @@ class Filters:
     trained_on: str | None = None
     exclude_same: bool = False
 
-    def allows(self, model: Model) -> bool:
-        """Whether the checkpoint passes; ``exclude_same`` depends on the target and is not looked at here."""
-        allowed = {license.lower() for license in self.licenses}
-        if "permissive" in allowed:
-            allowed |= PERMISSIVE_LICENSES
+    def __post_init__(self) -> None:
+        licenses = (self.licenses,) if isinstance(self.licenses, str) else tuple(self.licenses or ())
+        texts = (*licenses, *(text for text in (self.task, self.library, self.trained_on) if text is not None))
+        if not all(isinstance(text, str) for text in texts):
+            raise InputError("licenses, task, library and trained_on are text, such as 'mit' or 'imagenet-1k'")
+        if self.max_params is not None and not isinstance(self.max_params, int):
+            raise InputError(f"max_params is {self.max_params!r}: expected a whole number")
+        object.__setattr__(self, "licenses", tuple(license.lower() for license in licenses))
+        for name in ("task", "library", "trained_on"):
+            text = getattr(self, name)
+            object.__setattr__(self, name, text if text is None else text.lower())
+
+    def select(self, models: Iterable[Model]) -> list[Model]:
+        """The checkpoints that pass; ``exclude_same`` depends on the target and is not looked at here.
+
+        Raises:
+            InputError: a filter names something that none of the models has.
+        """
+        models = list(models)
+        known = {
+            "license": {"permissive", *(model.license.lower() for model in models)},
+            "task": {model.task for model in models},
+            "library": {model.library for model in models},
+            "data set": {data for model in models for data in model.trained_on},
+        }
+        wanted = {
+            "license": self.licenses,
+            "task": [self.task],
+            "library": [self.library],
+            "data set": [self.trained_on],
+        }
+        for what, texts in wanted.items():
+            for text in texts:
+                if text is not None and text not in known[what]:
+                    raise InputError(
+                        f"no model has the {what} {text!r}: expected one of {', '.join(sorted(known[what]))}"
+                    )
+        return [model for model in models if self._allows(model)]
+
+    def _allows(self, model: Model) -> bool:
+        permitted = "permissive" in self.licenses and model.license.lower() in PERMISSIVE_LICENSES
         return (
-            (not allowed or model.license.lower() in allowed)
+            (not self.licenses or permitted or model.license.lower() in self.licenses)
             and self.task in (None, model.task)
             and (self.max_params is None or model.parameters <= self.max_params)
             and self.library in (None, model.library)
@@ -136,15 +175,14 @@ def search(
     started = time.perf_counter()
     require_measure(measure)
     require_typed(target)
-    if k < 1:
-        raise InputError(f"k is {k}: ask for at least one result")
+    if not isinstance(k, int) or k < 1:
+        raise InputError(f"k is {k!r}: ask for at least one result, in whole numbers")
     filters = filters or Filters()
     own_place = index.places.get(target.fingerprint)
-    eligible = {
-        place: allowed
-        for place, models in index.trained.items()
-        if not (filters.exclude_same and place == own_place) and (allowed := [m for m in models if filters.allows(m)])
-    }
+    eligible: dict[int, list[Model]] = {}
+    for model in filters.select(index.models.values()):
+        if not (filters.exclude_same and model.place == own_place):
+            eligible.setdefault(model.place, []).append(model)
     ranked = (
         _from_stored(index, target, own_place, k, measure, set(eligible))
         if use_stored and own_place is not None
@@ -218,17 +256,17 @@ def _from_stored(
     if stored is None:
         return None
     near = [place for place in stored[own_place].tolist() if place in eligible]
-    count = k + 2
+    count = min(k + 2, len(near))
     while True:
         ranked = _Ranked.some(index, target, measure, near[:count])
-        if count >= len(near) == len(eligible):
+        if count == len(eligible):
             return ranked
         # Places further down are no better than the last one here; it must be worse than the k-th, or ties are missed.
-        if count <= len(near) and ranked.similarity(ranked.order[-1]) < ranked.similarity(ranked.order[k - 1]):
+        if count > k and ranked.similarity(ranked.order[-1]) < ranked.similarity(ranked.order[k - 1]):
             return ranked
-        if count >= len(near):
+        if count == len(near):
             return None
-        count *= 2
+        count = min(2 * count, len(near))
 
 
 _Found = tuple[int, dict[str, float], float, Model, list[Model]]

@@ -13,9 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from kzoo.errors import InputError
+from kzoo.errors import InputError, KzooError
 from kzoo.index import Entry, Form, Index
-from kzoo.layers import Architecture, Item, Layer
+from kzoo.layers import MOST_SIZE, Architecture, Layer
+from kzoo.paths import index_file
 from kzoo.readers.libraries import LIBRARIES, load_library
 from kzoo.readers.variants import resized
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 _EXPECTED = (
     "expected timm:NAME, torchvision:NAME, a registry id like timm/resnet18.a1_in1k, or py:package.module:factory"
 )
-# What the constructors of networks raise for a name or an option that they do not know or cannot use.
-_BUILD_ERRORS = (RuntimeError, ValueError, TypeError, AssertionError)
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,8 @@ class Options:
     def __post_init__(self) -> None:
         for name, value in (("classes", self.classes), ("in-chans", self.in_chans), ("img-size", self.img_size)):
             least = 0 if name == "classes" else 1
-            if value is not None and value < least:
-                raise InputError(f"{name} is {value}: expected {least} or more")
+            if value is not None and not (isinstance(value, int) and least <= value <= MOST_SIZE):
+                raise InputError(f"{name} is {value}: expected a whole number from {least} to {MOST_SIZE}")
 
 
 def resolve(
@@ -54,10 +53,15 @@ def resolve(
     Raises:
         InputError: the string has no such form, names nothing known, or needs a library that is not installed.
     """
+    options = options or Options()
+    if isinstance(source, str) and not source.startswith("py:"):
+        return _resolve_string(source, index(), options)
+    if options != Options():
+        raise InputError("classes, in-chans and img-size change a named network only: build your own with them")
     if isinstance(source, Architecture):
         return source
     if isinstance(source, str):
-        return _resolve_string(source, index, options or Options(), trust_code)
+        return _from_python(source.removeprefix("py:"), trust_code)
     if is_torch_module(source):
         return _read_module(source, type(source).__name__)
     raise InputError(
@@ -71,18 +75,17 @@ def is_torch_module(value: object) -> TypeGuard[nn.Module]:
     return torch is not None and isinstance(value, torch.nn.Module)
 
 
-def _resolve_string(text: str, index: Callable[[], Index], options: Options, trust_code: bool) -> Architecture:
+def _resolve_string(text: str, index: Index, options: Options) -> Architecture:
     scheme, colon, rest = text.partition(":")
-    if scheme == "py" and colon:
-        return _from_python(rest, trust_code)
     if scheme in LIBRARIES and colon:
-        return _from_library(text, scheme, rest, index(), options)
-    known = index()
-    identifier = known.aliases.get(text, text)
-    if identifier in known.models:
-        model = known.models[identifier]
-        return _form_of(known, known.entries[model.architecture], model.tag, text, options)
-    raise InputError(f"{text!r} names no network: {_EXPECTED}; nearest: {', '.join(known.nearest(text))}")
+        return _from_library(text, scheme, rest, index, options)
+    identifier = index.aliases.get(text, text)
+    if identifier in index.models:
+        model = index.models[identifier]
+        return _form_of(index, index.entries[model.architecture], model.tag, text, options)
+    if index.path != index_file():
+        return _resolve_string(text, Index(index_file()), options)
+    raise InputError(f"{text!r} names no network: {_EXPECTED}; nearest: {', '.join(index.nearest(text))}")
 
 
 def _from_library(text: str, library: str, name: str, index: Index, options: Options) -> Architecture:
@@ -91,13 +94,22 @@ def _from_library(text: str, library: str, name: str, index: Index, options: Opt
     if text in index.aliases or f"{library}/{name}" in index.models:
         model = index.models[index.aliases.get(text, f"{library}/{name}")]
         return _form_of(index, index.entries[model.architecture], model.tag, text, options)
+    if index.path != index_file():
+        # A registry of one's own need not hold the target.
+        return _from_library(text, library, name, Index(index_file()), options)
     if installed_version(library) not in (None, index.meta["libraries"].get(library)):
         # Another version than the index was built from may know more.
         try:
             return load_library(library).build(name, options.classes, options.in_chans, options.img_size)
-        except _BUILD_ERRORS:
-            pass
+        except Exception as error:  # constructors raise what they like
+            _reraise_own(error)
     raise InputError(f"{library} has no architecture {name!r}; nearest: {', '.join(index.nearest(text))}")
+
+
+def _reraise_own(error: Exception) -> None:
+    """Let kzoo's own sentences through where a library's errors are caught."""
+    if isinstance(error, KzooError):
+        raise error
 
 
 def installed_version(distribution: str) -> str | None:
@@ -120,23 +132,24 @@ def _form_of(index: Index, entry: Entry, tag: str, text: str, options: Options) 
     name = f"{entry.name}.{tag}" if tag and entry.library == "timm" else entry.name
     try:
         return load_library(entry.library).build(name, options.classes, options.in_chans, options.img_size)
-    except _BUILD_ERRORS as error:
-        raise InputError(f"{text} cannot be built with {options} ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # constructors raise what they like
+        _reraise_own(error)
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{text} cannot be built with these options ({reason:.200}): give other ones") from None
 
 
 def with_classes(architecture: Architecture, form: Form, classes: int) -> Architecture:
-    """The architecture with heads of ``classes`` outputs, as its library would build it."""
-    heads = set(form.heads or ())
-    layers = [resized(layer, classes) if place in heads else layer for place, layer in enumerate(architecture.layers)]
+    """The architecture with heads of ``classes`` outputs, as its library would build it; the form must know its heads."""
+    assert form.heads is not None
+    layers = list(architecture.layers)
+    before = layers[form.heads[0]].shape[0]
+    for place in form.heads:
+        layers[place] = resized(layers[place], classes)
     rest = iter(layers)
-    items: list[Item] = []
-    before = 0
-    for item in architecture.items:
-        items.append(next(rest) if isinstance(item, Layer) else tuple(next(rest) for _ in item))
-    if heads:
-        before = architecture.layers[min(heads)].shape[0]
-    parameters = form.parameters + form.parameters_per_class * (classes - before)
-    return Architecture(tuple(items), architecture.name, parameters)
+    items = tuple(
+        next(rest) if isinstance(item, Layer) else tuple(next(rest) for _ in item) for item in architecture.items
+    )
+    return Architecture(items, architecture.name, form.parameters + form.parameters_per_class * (classes - before))
 
 
 def _from_python(rest: str, trust_code: bool) -> Architecture:
@@ -144,16 +157,22 @@ def _from_python(rest: str, trust_code: bool) -> Architecture:
     if not (module_name and colon and factory):
         raise InputError(f"'py:{rest}' is incomplete: expected py:package.module:factory")
     if not trust_code:
-        raise InputError(f"'py:{rest}' would import and run code: add --trust-code if you trust it")
+        raise InputError(
+            f"'py:{rest}' would import and run code: add --trust-code (trust_code=True in Python) if you trust it"
+        )
+    path = list(sys.path)
     sys.path.insert(0, "")
     try:
         made: Any = getattr(importlib.import_module(module_name), factory)()
-    except (ImportError, AttributeError) as error:
+    except (Exception, SystemExit) as error:
+        # The code is not ours: whatever it raises is an answer about it.
+        reason = " ".join(str(error).split())
         raise InputError(
-            f"'py:{rest}' cannot be found ({error}): give a module that Python can import and a function in it"
+            f"'py:{rest}' failed with {type(error).__name__} ({reason:.200}): "
+            "give a module that Python can import and a function in it that needs no arguments"
         ) from None
     finally:
-        sys.path.pop(0)
+        sys.path[:] = path
     if isinstance(made, Architecture):
         return made
     if not is_torch_module(made):

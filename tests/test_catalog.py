@@ -48,8 +48,8 @@ def test_a_good_file(folder: Path) -> None:
     (entry,) = family.architectures
     assert (family.library, family.family, entry.name) == ("timm", "toy", "toy")
     first, second = entry.checkpoints
-    assert (first.task, first.accuracy, first.trained_on) == ("image-classification", 50.5, ["imagenet-1k"])
-    assert (second.task, second.accuracy, second.trained_on) == ("image-feature-extraction", None, [])
+    assert (first.classes, first.metrics, first.trained_on) == (2, {"imagenet-1k": {"top1": 50.5}}, ["imagenet-1k"])
+    assert (second.classes, second.metrics, second.trained_on) == (0, {}, [])
     assert dump_family(family) == GOOD
 
 
@@ -81,9 +81,16 @@ def test_a_good_file(folder: Path) -> None:
             "  name: twice\n  parameters: 10\n  classes",
             6,
             "architectures.0.name",
-            "repeated field",
+            "repeats the field of line 5",
         ),
         ("family: toy", "family: !!python/object:os.system x", 2, "family", "plain data only"),
+        ("family: toy", "family: !!int toy", 2, "family", "'toy' is not what its tag says"),
+        ("family: toy", "family: 2020-01-01", 2, "family", "has the tag tag:yaml.org,2002:timestamp"),
+        ("family: toy", "family: &a toy\nversion: *a", 2, "version", "is an alias"),
+        ("family: toy", "? [a, b]\n: 1", 2, "the file", "a field whose name is not text"),
+        ("family: toy", "family: other", 2, "family", "is 'other', but the file's place says 'toy'"),
+        ("library: timm", "library: keras", 1, "library", "the file's place says 'timm'"),
+        ("tag: b", "tag: a", 20, "architectures.0.checkpoints.1.tag", "'timm:toy.a' stands already at"),
         ("- name: toy", "- name: [toy", 6, "", "is not valid YAML"),
         ("    tag: a\n", "\ttag: a\n", 11, "", "is not valid YAML"),
     ],
@@ -108,6 +115,11 @@ def test_the_whole_file_may_be_wrong(folder: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(InputError, match="the file"):
             load_family(path)
+    for content in (b"a: " + b"[" * 3000, b"a: " + b"[" * 3000 + b"]" * 3000, b"&a {library: *a}"):
+        path.write_bytes(content)
+        with pytest.raises(InputError) as caught:
+            load_family(path)
+        assert "\n" not in str(caught.value)
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="not UTF-8"):
         load_family(path)
@@ -121,6 +133,10 @@ def test_missing_empty_and_unreadable_folders(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="is not a directory"):
         load_registry(tmp_path / "file")
+
+    (tmp_path / "timm" / "folder.yaml").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"folder\.yaml cannot be read"):
+        load_registry(tmp_path)
 
     def refuse(_path: Path) -> None:
         raise PermissionError(13, "Permission denied")
@@ -151,7 +167,7 @@ def test_the_registry_that_ships() -> None:
     assert {library: len(found) for library, found in checkpoints.items()} == {"timm": 1826, "torchvision": 115}
     assert sum(not entry.checkpoints for entry in architectures["timm"]) == 220
     # Each torchvision checkpoint carries an accuracy but VGG16's bare features.
-    assert [c.id for c in checkpoints["torchvision"] if c.accuracy is None] == ["torchvision/vgg16.IMAGENET1K_FEATURES"]
+    assert [c.id for c in checkpoints["torchvision"] if not c.metrics] == ["torchvision/vgg16.IMAGENET1K_FEATURES"]
     assert all(path.read_text() == dump_family(family) for path, family in zip(_files(), families, strict=True))
 
 

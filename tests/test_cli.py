@@ -195,6 +195,13 @@ def test_list_and_show(kzoo_command: Run) -> None:
         (("registry", "check", "nowhere"), 2, "does not exist"),
         (("compare", "timm:resnet18", "vgg"), 2, "names no network"),
         (("show", "timm:nothing"), 2, "has no architecture"),
+        (("recommend", "timm:resnet18", "--classes", "4294967296"), 2, "expected a whole number from 0 to 2147483647"),
+        (("recommend", "timm:resnet18", "--max-params", "9" * 5000), 2, "expected digits with K, M or G"),
+        (("recommend", "timm:resnet18", "--license", "apache2"), 2, "no model has the license 'apache2'"),
+        (("list", "--task", "classification"), 2, "expected one of image-classification"),
+        (("recommend", "py:sys:exit", "--trust-code"), 2, "failed with SystemExit"),
+        (("recommend", "py:tests.plain:relu", "--trust-code", "--classes", "5"), 2, "change a named network only"),
+        (("registry", "sync"), 2, "Missing argument"),
     ],
 )
 def test_bad_input_is_one_sentence(kzoo_command: Run, arguments: tuple[str, ...], code: int, sentence: str) -> None:
@@ -210,7 +217,7 @@ def test_a_registry_of_ones_own(kzoo_command: Run, tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "alexnet.yaml").write_text((registry_directory() / "torchvision" / "alexnet.yaml").read_text())
     missing = kzoo_command("-C", str(tmp_path), "recommend", "torchvision:alexnet")
-    assert (missing.returncode, "build it with 'kzoo index'" in missing.stderr) == (2, True)
+    assert (missing.returncode, f"build it with 'kzoo -C {tmp_path} index'" in missing.stderr) == (2, True)
     assert "1 checkpoints: no fault found" in kzoo_command("registry", "check", str(tmp_path)).stdout
     built = kzoo_command("-C", str(tmp_path), "index")
     assert built.returncode == 0, built.stderr
@@ -223,6 +230,11 @@ def test_a_registry_of_ones_own(kzoo_command: Run, tmp_path: Path) -> None:
     hinted = kzoo_command("-C", str(tmp_path), "recommend", "torchvision:alexnet", "--json")
     assert "is older than the registry beside it" in hinted.stderr
     json.loads(hinted.stdout)
+    table = kzoo_command("-C", str(tmp_path), "recommend", "timm:resnet18", "--classes", "7")
+    assert (
+        f"Next: kzoo -C {tmp_path} compare torchvision/alexnet.IMAGENET1K_V1 timm:resnet18 --classes 7\n"
+        in table.stderr
+    )
 
 
 def test_malformed_yaml_names_file_line_and_field(kzoo_command: Run, tmp_path: Path) -> None:
@@ -234,6 +246,22 @@ def test_malformed_yaml_names_file_line_and_field(kzoo_command: Run, tmp_path: P
     assert re.fullmatch(
         rf"Error: {re.escape(str(path))}:6: architectures\.0\.parameters: [^\n]*found 'lots'\n", done.stderr
     )
+
+
+def test_without_a_command_the_help_is_shown(kzoo_command: Run) -> None:
+    done = kzoo_command()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Usage: kzoo")
+
+
+def test_hints_keep_the_options(kzoo_command: Run) -> None:
+    shown = kzoo_command("compare", "timm:resnet18", "timm:resnet34", "--classes", "10")
+    assert shown.stderr == "Next: kzoo compare timm:resnet18 timm:resnet34 --pairs --classes 10\n"
+
+
+def test_a_closed_stdout_is_no_error() -> None:
+    done = subprocess.run(f"{sys.executable} -m kzoo list >&-", shell=True, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
 
 
 def test_a_closed_pipe_is_no_error() -> None:
@@ -260,6 +288,8 @@ def test_every_command_has_help_and_examples() -> None:
 def test_shell_completion(kzoo_command: Run) -> None:
     script = kzoo_command("completion", "bash").stdout
     assert "_KZOO_COMPLETE=bash_complete" in script
+    # bash would cut timm:resnet26 into three words at its colon.
+    assert 'COMP_WORDBREAKS="${COMP_WORDBREAKS//:}"' in script
     env = {
         "_KZOO_COMPLETE": "bash_complete",
         "COMP_WORDS": "kzoo recommend timm:resnet26",

@@ -15,6 +15,8 @@ from kzoo.indexing import build_index, check_index, stored_rankings
 from kzoo.layers import Architecture
 from kzoo.matching import match
 from kzoo.paths import index_file, registry_directory
+from kzoo.search import search
+from tests.architectures import network
 
 SMALL = ("torchvision/squeezenet.yaml", "torchvision/vgg.yaml")
 
@@ -53,7 +55,8 @@ def test_no_field_of_the_registry_is_lost(small: Path) -> None:
             for checkpoint in entry.checkpoints:
                 model = index.models[checkpoint.id]
                 assert model.fields == checkpoint.model_dump(exclude_defaults=True)
-                assert (model.task, model.accuracy) == (checkpoint.task, checkpoint.accuracy)
+                assert model.task == ("image-classification" if checkpoint.classes else "image-feature-extraction")
+                assert model.accuracy == checkpoint.metrics.get("imagenet-1k", {}).get("top1")
 
 
 def test_a_changed_registry_or_code_makes_it_stale(
@@ -77,12 +80,37 @@ def test_missing_damaged_and_foreign_files(small: Path, tmp_path: Path) -> None:
     path = tmp_path / "index.npz"
     for content in (b"", b"not a zip", (small / "index.npz").read_bytes()[:5000]):
         path.write_bytes(content)
-        with pytest.raises(InputError, match="build it anew with 'kzoo index'"):
+        with pytest.raises(InputError, match=f"build it anew with 'kzoo -C {tmp_path} index'"):
             Index(path)
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("meta.json", json.dumps({"format": 99}))
-    with pytest.raises(InputError, match="has format 99"):
-        Index(path)
+    for meta, found in (({"format": 99}, "99"), ([], "None")):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("meta.json", json.dumps(meta))
+        with pytest.raises(InputError, match=f"has format {found}"):
+            Index(path)
+
+
+def test_flipped_bytes_are_found(small: Path, tmp_path: Path) -> None:
+    content = bytearray((small / "index.npz").read_bytes())
+    with zipfile.ZipFile(small / "index.npz") as archive:
+        begin = archive.getinfo("registry.json").header_offset
+    for place in range(begin + 60, begin + 160, 10):
+        content[place] ^= 0xFF
+    path = tmp_path / "index.npz"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=f"cannot be read .* build it anew with 'kzoo -C {tmp_path} index'"):
+        _ = Index(path).entries
+
+
+def test_a_registry_without_checkpoints(tmp_path: Path) -> None:
+    folder = tmp_path / "torchvision"
+    folder.mkdir()
+    (folder / "alexnet.yaml").write_text(
+        "library: torchvision\nfamily: alexnet\nversion: '0'\narchitectures:\n"
+        "- {name: alexnet, parameters: 61100840, classes: 1000, input_size: [3, 224, 224]}\n"
+    )
+    build_index(tmp_path, tmp_path / "index.npz", lambda what, done: None)
+    found = search(Index(tmp_path / "index.npz"), network(8, 1))
+    assert (list(found), found.scanned) == ([], 0)
 
 
 def test_a_disk_that_fails_leaves_nothing_behind(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,10 +28,13 @@ def test_overlap_takes_the_smaller_size_of_every_axis() -> None:
     [
         ("conv", (1, 1, 1, 1), "conv2d"),
         ("conv2d", (8, 3, 3), "4 axes"),
-        ("linear", (0, 3), "size 1 or more"),
+        ("linear", (0, 3), "size 1 to 2147483647"),
         ("bn2d", (), "1 axes"),
         ("linear", ("a", "b"), "not a sequence of integers"),
         ("linear", 7, "not a sequence of integers"),
+        ("linear", (1.5, 3), "not a sequence of integers"),
+        ("conv2d", "1234", "not a sequence of integers"),
+        ("linear", (10**12, 3), "size 1 to 2147483647"),
     ],
 )
 def test_bad_layers_are_refused(kind: str, shape: object, named: str) -> None:
@@ -43,6 +46,12 @@ def test_bad_items_are_refused() -> None:
     for item in ((), (conv(1, 1), "x"), None, ((conv(1, 1),),)):
         with pytest.raises(InputError, match="item 1"):
             Architecture((conv(1, 1), item))  # type: ignore[arg-type]
+
+
+def test_items_must_be_a_sequence() -> None:
+    for items in (None, conv(1, 1), 3):
+        with pytest.raises(InputError, match="must be a tuple or a list"):
+            Architecture(items)  # type: ignore[arg-type]
 
 
 def test_lists_become_tuples() -> None:

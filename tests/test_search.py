@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -101,7 +102,24 @@ def test_filters(index: Index) -> None:
     assert max(row.params for row in rows(max_params=12_000_000)) <= 12_000_000
     assert {row.library for row in rows(library="torchvision")} == {"torchvision"}
     assert all("imagenet-12k" in row.trained_on for row in rows(trained_on="imagenet-12k"))
-    assert rows(licenses=("none such",)) == []
+    assert {row.license for row in rows(licenses="mit")} == {"mit"}
+    assert rows(max_params=0) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"licenses": ("mit", "apache")}, "no model has the license 'apache': expected one of apache-2.0"),
+        ({"task": "classification"}, "expected one of image-classification, image-feature-extraction"),
+        ({"library": "keras"}, "no model has the library 'keras': expected one of timm, torchvision"),
+        ({"trained_on": "imagenet"}, "no model has the data set 'imagenet'"),
+        ({"library": ["timm"]}, "are text"),
+        ({"max_params": "30M"}, "expected a whole number"),
+    ],
+)
+def test_filters_that_nothing_can_pass_are_refused(index: Index, options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        search(index, network(8, 1), filters=Filters(**options))
 
 
 def test_a_filter_that_leaves_little_is_still_exact(index: Index) -> None:
@@ -138,8 +156,9 @@ def test_more_than_there_are(index: Index) -> None:
 
 
 def test_bad_questions(index: Index) -> None:
-    with pytest.raises(InputError, match="k is 0"):
-        search(index, network(8, 1), k=0)
+    for k in (0, -1, 2.5, "3", None):
+        with pytest.raises(InputError, match=f"k is {k!r}"):
+            search(index, network(8, 1), k=k)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="has no convolution"):
         search(index, Architecture((OTHER,)))
     with pytest.raises(InputError, match="'best' is unknown"):

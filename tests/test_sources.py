@@ -9,6 +9,8 @@ from torch import nn
 import kzoo
 from kzoo import InputError
 from kzoo.index import Index
+from kzoo.indexing import build_index
+from kzoo.paths import registry_directory
 from kzoo.sources import Options
 from tests.architectures import network
 
@@ -86,27 +88,60 @@ def test_other_options_ask_the_library() -> None:
     assert large.parameters == kzoo.architecture("timm:vit_tiny_patch16_224").entries + (24**2 - 14**2) * 192
     assert kzoo.architecture("timm:resnet18", img_size=64) == kzoo.architecture("timm:resnet18")
     assert kzoo.architecture("timm:resnet18", classes=0).layers[-1].kind == "other"
+    assert kzoo.architecture("torchvision:resnet18", img_size=64) == kzoo.architecture("torchvision:resnet18")
+    for name, options in (
+        ("timm:vit_tiny_r_s16_p8_224", {"img_size": 37}),
+        ("timm:gcvit_xxtiny", {"img_size": 1}),
+        ("torchvision:efficientnet_b0", {"classes": 0}),
+    ):
+        with pytest.raises(InputError, match=f"{name} cannot be built with these options"):
+            kzoo.architecture(name, **options)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="takes 3 input channels only"):
         kzoo.architecture("torchvision:resnet18", in_chans=1)
 
 
-@pytest.mark.parametrize("options", [{"classes": -1}, {"in_chans": 0}, {"img_size": 0}])
+@pytest.mark.parametrize(
+    "options", [{"classes": -1}, {"in_chans": 0}, {"img_size": 0}, {"classes": 2**31}, {"classes": 1.5}]
+)
 def test_impossible_options(options: dict[str, int]) -> None:
-    with pytest.raises(InputError, match="expected"):
+    with pytest.raises(InputError, match="expected a whole number"):
         Options(**options)
+
+
+def test_options_change_named_networks_only() -> None:
+    for network_of_ones_own in (network(16, 2), nn.Linear(3, 4), "py:tests.plain:relu"):
+        with pytest.raises(InputError, match="change a named network only"):
+            kzoo.architecture(network_of_ones_own, classes=10, trust_code=True)
+
+
+def test_a_small_registry_does_not_limit_the_targets(tmp_path: Path) -> None:
+    folder = tmp_path / "torchvision"
+    folder.mkdir()
+    (folder / "alexnet.yaml").write_text((registry_directory() / "torchvision" / "alexnet.yaml").read_text())
+    build_index(tmp_path, tmp_path / "index.npz", lambda what, done: None)
+    own = tmp_path / "index.npz"
+    for name in ("timm:resnet18", "timm/resnet18.a1_in1k", "timm:resnet18.a1_in1k"):
+        assert kzoo.architecture(name, index=own) == kzoo.architecture(name)
+    assert [row.library for row in kzoo.recommend("timm:resnet18", index=own)] == ["torchvision"]
+    with pytest.raises(InputError, match="nearest"):
+        kzoo.architecture("timm:resnet2d", index=own)
 
 
 def test_python_factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mynets.py").write_text(
         "from torch import nn\ndef small():\n    return nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))\ndef wrong():\n    return 7\n"
+        "def needy(x):\n    return x\ndef leaves():\n    raise SystemExit(0)\n"
     )
     monkeypatch.chdir(tmp_path)
     read = kzoo.architecture("py:mynets:small", trust_code=True)
     assert [layer.shape for layer in read.layers] == [(8, 4), (2, 8)]
     for text, sentence in {
         "py:mynets:wrong": "returned int: expected a torch module",
-        "py:mynets:absent": "cannot be found",
-        "py:nowhere:small": "cannot be found",
+        "py:mynets:absent": "failed with AttributeError",
+        "py:nowhere:small": "failed with ModuleNotFoundError",
+        "py:mynets:needy": r"failed with TypeError .*a function in it that needs no arguments",
+        "py:mynets:leaves": "failed with SystemExit",
+        "py:.mynets:small": "failed with TypeError",
     }.items():
         with pytest.raises(InputError, match=sentence):
             kzoo.architecture(text, trust_code=True)

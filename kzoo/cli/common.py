@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -66,10 +67,10 @@ def target_options(command: _Command) -> _Command:
 def _parse_count(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
     if text is None:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgb]?)", text.strip().lower())
-    if not found:
-        raise InputError(f"--max-params {text!r} is not a number: expected digits with K, M or G, such as 30M")
-    return int(float(found[1]) * _UNITS[found[2]])
+    found = re.fullmatch(r"([\d_]{1,18}(?:\.\d+)?)\s*([kmgb]?)", text.strip().lower())
+    if not found or not found[1].strip("_"):
+        raise InputError(f"--max-params {text!r:.40} is not a number: expected digits with K, M or G, such as 30M")
+    return round(float(found[1]) * _UNITS[found[2]])
 
 
 def index_path(directory: Path | None) -> Path | None:
@@ -119,6 +120,19 @@ def print_table(rows: Iterable[Sequence[object]], headers: Sequence[str], right:
     click.echo(tabulate(rows, headers, tablefmt="simple", colalign=align, disable_numparse=True))
 
 
+def next_command(context: click.Context, *words: str, **options: object) -> None:
+    """Tell the command to go on with, with the user's own registry and options; unset options are left out."""
+    directory = context.find_root().params.get("directory")
+    line = ["kzoo", *([] if directory is None else ["-C", str(directory)]), *words]
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            line.append(flag)
+        elif value is not None and value is not False:
+            line += [flag, str(value)]
+    hint(f"Next: {shlex.join(line)}")
+
+
 def hint(text: str) -> None:
     """Tell a person something that is not data: it goes to stderr."""
     click.echo(text, err=True)
@@ -127,7 +141,7 @@ def hint(text: str) -> None:
 def count(number: int) -> str:
     """A number of parameters for people: 25.6M."""
     for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if number >= size:
+        if round(number / size, 1) >= 1:
             return f"{number / size:.1f}{unit}"
     return str(number)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -45,6 +46,9 @@ def completion(shell: str) -> None:
     """Print the completion script of a shell: commands, options, model names."""
     maker = get_completion_class(shell)
     assert maker is not None  # click knows all three
+    if shell == "bash":
+        # bash ends a word at a colon unless told otherwise, and timm:resnet50 is one word.
+        click.echo('COMP_WORDBREAKS="${COMP_WORDBREAKS//:}"')
     click.echo(maker(cli, {}, "kzoo", "_KZOO_COMPLETE").source())
 
 
@@ -61,12 +65,16 @@ def run() -> int:
     """Run the command line and return its exit code."""
     try:
         result = cli.main(prog_name="kzoo", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # a closed stdout is None
+            sys.stdout.flush()
         return int(result or 0)
     except KzooError as error:
         return _fail(str(error), error.exit_code)
     except click.Abort:
         return _fail("interrupted", 130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return InputError.exit_code
     except click.ClickException as error:
         return _fail(error.format_message(), InputError.exit_code, error)
     except BrokenPipeError:
@@ -80,5 +88,7 @@ def run() -> int:
 def _fail(sentence: str, code: int, error: click.ClickException | None = None) -> int:
     context = getattr(error, "ctx", None)
     hint = f" (see '{context.command_path} --help')" if context is not None else ""
-    click.echo(f"Error: {sentence.rstrip('.')}{hint}", err=True)
+    # A sentence is one line; if stderr fails too there is nobody left to tell.
+    with suppress(OSError):
+        click.echo(f"Error: {' '.join(sentence.split()).rstrip('.')}{hint}", err=True)
     return code

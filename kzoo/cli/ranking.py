@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from kzoo.cli.common import (
     filter_options,
     hint,
     index_path,
+    next_command,
     percent,
     print_json,
     print_table,
@@ -62,9 +62,9 @@ _SORTS = {
 @click.option("--explain", is_flag=True, help="Say in words why each source, and what would stay random.")
 @target_options
 @as_json
-@click.pass_obj
+@click.pass_context
 def recommend(
-    directory: Path | None,
+    context: click.Context,
     /,
     target: str,
     k: int,
@@ -86,10 +86,9 @@ def recommend(
     """
     import kzoo
 
-    index = index_path(directory)
-    wanted = kzoo.architecture(
-        target, classes=classes, in_chans=in_chans, img_size=img_size, trust_code=trust_code, index=index
-    )
+    index = index_path(context.obj)
+    changes: dict[str, Any] = {"classes": classes, "in_chans": in_chans, "img_size": img_size, "trust_code": trust_code}
+    wanted = kzoo.architecture(target, **changes, index=index)
     found = kzoo.recommend(wanted, k, measure, filters=kzoo.Filters(**filters), all_weights=all_weights, index=index)
     rows = sorted(found, key=_SORTS[sort])
     reasons = {row.model: _reasons(row, wanted, index) for row in rows} if explain else {}
@@ -100,7 +99,9 @@ def recommend(
     _print_ranking(target, found, rows)
     for row in rows if explain else ():
         click.echo(f"\n{row.rank}. {row.model}\n   " + "\n   ".join(reasons[row.model]))
-    _print_next(target, rows, {"--classes": classes, "--in-chans": in_chans, "--img-size": img_size})
+    best = next((row for row in rows if not row.same), None)
+    if best is not None:
+        next_command(context, "compare", best.model, target, **changes)
 
 
 def _reasons(row: Row, target: Architecture, index: Path | None) -> list[str]:
@@ -116,13 +117,14 @@ def _print_ranking(target: str, found: Recommendation, rows: list[Row]) -> None:
     if not rows:
         hint("no trained model passes the filters: loosen them")
         return
+    second = "directed" if found.measure != "directed" else "symmetric"
     label = {HARMFUL: "likely worse", UNCERTAIN: "uncertain", None: ""}
     table = [
         (
             row.rank,
             row.model,
             f"{row.similarity:.4f}",
-            f"{row.directed:.3f}",
+            f"{getattr(row, second):.4f}",
             f"{row.coverage:.1%}",
             count(row.params),
             percent(row.accuracy),
@@ -132,22 +134,14 @@ def _print_ranking(target: str, found: Recommendation, rows: list[Row]) -> None:
         )
         for row in rows
     ]
-    headers = ("#", "model", found.measure, "directed", "coverage", "size", "top-1", "license", "weights", "note")
-    print_table(table, headers, right=("#", found.measure, "directed", "coverage", "size", "top-1", "weights"))
+    headers = ("#", "model", found.measure, second, "coverage", "size", "top-1", "license", "weights", "note")
+    print_table(table, headers, right=("#", found.measure, second, "coverage", "size", "top-1", "weights"))
     hint(
         f"\n{found.scanned:,} checkpoints of {found.architectures:,} architectures ranked for {target} "
         f"in {found.elapsed_ms:.0f} ms."
     )
     for warning in dict.fromkeys(row.warning for row in rows if row.warning):
         hint(f"{label[warning]}: {warning.removeprefix('uncertain: ')}")
-
-
-def _print_next(target: str, rows: list[Row], options: dict[str, int | None]) -> None:
-    if not rows:
-        return
-    best = next((row for row in rows if not row.same), rows[0])
-    extra = [word for option, value in options.items() if value is not None for word in (option, str(value))]
-    hint(f"Next: {shlex.join(['kzoo', 'compare', best.model, target, *extra])}")
 
 
 @click.command(
@@ -161,9 +155,9 @@ def _print_next(target: str, rows: list[Row], options: dict[str, int | None]) ->
 @click.option("--pairs", "show_pairs", is_flag=True, help="List every matched pair of layers.")
 @target_options
 @as_json
-@click.pass_obj
+@click.pass_context
 def compare(
-    directory: Path | None,
+    context: click.Context,
     /,
     source: str,
     target: str,
@@ -181,10 +175,9 @@ def compare(
     import kzoo
     from kzoo.explain import explain
 
-    index = index_path(directory)
-    wanted = kzoo.architecture(
-        target, classes=classes, in_chans=in_chans, img_size=img_size, trust_code=trust_code, index=index
-    )
+    index = index_path(context.obj)
+    changes: dict[str, Any] = {"classes": classes, "in_chans": in_chans, "img_size": img_size, "trust_code": trust_code}
+    wanted = kzoo.architecture(target, **changes, index=index)
     matching = kzoo.match(kzoo.architecture(source, trust_code=trust_code, index=index), wanted)
     pairs = _named_pairs(matching)
     if as_json:
@@ -217,7 +210,7 @@ def compare(
         click.echo("")
         print_table([(s, t, f"{score:.3f}") for s, t, score in pairs], (source, target, "score"), right=("score",))
     else:
-        hint(f"Next: {shlex.join(['kzoo', 'compare', source, target, '--pairs'])}")
+        next_command(context, "compare", source, target, pairs=True, **changes)
 
 
 def _named_pairs(matching: Matching) -> list[tuple[str, str, float]]:

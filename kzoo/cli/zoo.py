@@ -15,6 +15,7 @@ from kzoo.cli.common import (
     count,
     filter_options,
     hint,
+    index_path,
     open_index,
     percent,
     print_json,
@@ -43,16 +44,20 @@ _SORTS = {
 @filter_options
 @click.option("--sort", type=click.Choice(list(_SORTS)), default="id", show_default=True)
 @click.option(
-    "--limit", type=click.IntRange(min=0), default=50, show_default=True, help="Rows of the table; 0 for all."
+    "--limit",
+    type=click.IntRange(min=0),
+    default=50,
+    show_default=True,
+    help="Rows of the table; 0 for all. JSON has all.",
 )
 @as_json
 @click.pass_obj
 def list_models(directory: Path | None, /, text: str, sort: str, limit: int, as_json: bool, **filters: Any) -> None:
-    """List trained models, all or those whose id contains TEXT."""
+    """List trained models, all or those whose id or architecture contains TEXT."""
     from kzoo.search import Filters
 
-    allows = Filters(**filters).allows
-    models = [model for model in open_index(directory).models.values() if text in model.id and allows(model)]
+    passed = Filters(**filters).select(open_index(directory).models.values())
+    models = [model for model in passed if text.lower() in f"{model.id} {model.architecture}".lower()]
     models.sort(key=_SORTS[sort])
     if as_json:
         print_json([_model_data(model) for model in models])
@@ -106,7 +111,7 @@ def show(directory: Path | None, model: str, layers: bool, as_json: bool) -> Non
     import kzoo
 
     index = open_index(directory)
-    architecture = kzoo.architecture(model, index=index.path)
+    architecture = kzoo.architecture(model, index=index_path(directory))
     data = _show_data(index, model) | {
         "fingerprint": architecture.fingerprint,
         "items": len(architecture.items),
@@ -128,7 +133,7 @@ def show(directory: Path | None, model: str, layers: bool, as_json: bool) -> Non
         return
     for name, value in data.items():
         if name not in ("checkpoints", "layers"):
-            click.echo(f"{name:<13} {value if not isinstance(value, (list, tuple)) else ', '.join(map(str, value))}")
+            click.echo(f"{name:<13} {_for_people(value)}")
     for name in ("checkpoints", "layers"):
         if data.get(name):
             click.echo("")
@@ -136,7 +141,17 @@ def show(directory: Path | None, model: str, layers: bool, as_json: bool) -> Non
                 "checkpoints": ("id", "license", "classes", "input_size"),
                 "layers": ("path", "kind", "shape", "name"),
             }[name]
-            print_table([[row[header] for header in headers] for row in data[name]], headers)
+            print_table([[_for_people(row[header]) for header in headers] for row in data[name]], headers)
+
+
+def _for_people(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_for_people(part)}" for name, part in value.items()) or "-"
+    if isinstance(value, (list, tuple)):
+        return (", " if value and isinstance(value[0], str) else " x ").join(map(str, value)) or "-"
+    return str(value)
 
 
 def _show_data(index: Index, name: str) -> dict[str, Any]:

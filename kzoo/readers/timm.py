@@ -29,6 +29,7 @@ _DATASETS = (
     ("yfcc100m", "yfcc-100m"),
     ("yfcc15m", "yfcc-15m"),
     ("ig1b", "instagram-1b"),
+    ("swag", "instagram-3.6b"),
     ("laion2b", "laion-2b"),
     ("laion400m", "laion-400m"),
     ("laiona", "laion-aesthetic"),

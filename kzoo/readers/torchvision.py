@@ -43,7 +43,8 @@ def build(
         raise InputError(
             f"torchvision:{name} takes 3 input channels only, not {in_chans}: use the timm network of that name"
         )
-    options = {"num_classes": classes, "image_size": img_size}
+    # Only vision transformers have an entry for every place of the image; the others do not take its size.
+    options = {"num_classes": classes, "image_size": img_size if name.startswith("vit_") else None}
     return module_architecture(_module(name, **options), f"{LIBRARY}:{name}")
 
 

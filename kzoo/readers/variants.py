@@ -28,13 +28,13 @@ def head_layers(architecture: Architecture, one_more: Architecture) -> tuple[int
     ``one_more`` is the same network with one class more. None where the two differ in anything else.
     """
     before, after = architecture.layers, one_more.layers
-    if [len(path) for path, _ in architecture.paths()] != [len(path) for path, _ in one_more.paths()]:
+    if [path for path, _ in architecture.paths()] != [path for path, _ in one_more.paths()]:
         return None
     changed = tuple(place for place, (ours, theirs) in enumerate(zip(before, after, strict=True)) if ours != theirs)
-    expected = all(
-        after[place] == resized(before[place], before[place].shape[0] + 1) for place in changed if before[place].shape
+    grown = all(
+        before[place].typed and after[place] == resized(before[place], before[place].shape[0] + 1) for place in changed
     )
-    return changed if changed and expected and all(before[place].shape for place in changed) else None
+    return changed if changed and grown else None
 
 
 def resized(layer: Layer, outputs: int) -> Layer:
