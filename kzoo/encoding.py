@@ -5,7 +5,6 @@ Nothing but names is lost: `decode` gives the architectures back.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -99,12 +98,12 @@ class Encoding:
 
     @cached_property
     def by_kind(self) -> dict[int, tuple[Ints, Floats]]:
-        """Units of the layers of each kind, and their weights' shapes."""
+        """Units of the layers of each kind, and the sizes of their weights, a row per axis."""
         found = {}
         for kind in np.flatnonzero(np.bincount(self.kinds)).tolist():
             units = np.flatnonzero(self.kinds == kind)
             axes = WEIGHT_AXES[TYPED_KINDS[kind]]
-            found[kind] = units.astype(np.int32), self.shapes[units, :axes].astype(np.float64)
+            found[kind] = units.astype(np.int32), np.ascontiguousarray(self.shapes[units, :axes].T, dtype=np.float64)
         return found
 
     def layer(self, unit: int) -> Layer:
@@ -194,12 +193,12 @@ def layer_scores(target: Encoding, source: Encoding) -> Floats:
     The product over weight axes of min(a/b, b/a) for two layers of a kind, 0 elsewhere; blocks are left at 0.
     """
     scores = np.zeros((target.units, source.units))
-    for kind, (rows, ours) in target.by_kind.items():
+    for kind, (rows, sizes) in target.by_kind.items():
         if kind in source.by_kind:
-            columns, theirs = source.by_kind[kind]
+            columns, sizes_there = source.by_kind[kind]
+            ours, theirs = sizes[:, :, None], sizes_there[:, None, :]
             # The smaller over the larger size is the same number as min(a/b, b/a), with one division.
-            ratios = [
-                np.minimum(a[:, None], b) / np.maximum(a[:, None], b) for a, b in zip(ours.T, theirs.T, strict=True)
-            ]
-            scores[rows[:, None], columns] = functools.reduce(np.multiply, ratios)
+            ratios = np.minimum(ours, theirs)
+            ratios /= np.maximum(ours, theirs)
+            scores[rows[:, None], columns] = np.multiply.reduce(ratios, axis=0)
     return scores
