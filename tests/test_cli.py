@@ -197,6 +197,7 @@ def test_list_and_show(kzoo_command: Run) -> None:
         (("show", "timm:nothing"), 2, "has no architecture"),
         (("recommend", "timm:resnet18", "--classes", "4294967296"), 2, "expected a whole number from 0 to 2147483647"),
         (("recommend", "timm:resnet18", "--max-params", "9" * 5000), 2, "expected digits with K, M or G"),
+        (("recommend", "timm:resnet18", "--max-params", "1__0M"), 2, "expected digits with K, M or G"),
         (("recommend", "timm:resnet18", "--license", "apache2"), 2, "no model has the license 'apache2'"),
         (("list", "--task", "classification"), 2, "expected one of image-classification"),
         (("recommend", "py:sys:exit", "--trust-code"), 2, "failed with SystemExit"),
@@ -230,6 +231,7 @@ def test_a_registry_of_ones_own(kzoo_command: Run, tmp_path: Path) -> None:
     hinted = kzoo_command("-C", str(tmp_path), "recommend", "torchvision:alexnet", "--json")
     assert "is older than the registry beside it" in hinted.stderr
     json.loads(hinted.stdout)
+    assert kzoo_command("-C", str(tmp_path), "show", "torchvision:alexnet").stderr.count("is older than") == 1
     table = kzoo_command("-C", str(tmp_path), "recommend", "timm:resnet18", "--classes", "7")
     assert (
         f"Next: kzoo -C {tmp_path} compare torchvision/alexnet.IMAGENET1K_V1 timm:resnet18 --classes 7\n"
@@ -252,6 +254,16 @@ def test_without_a_command_the_help_is_shown(kzoo_command: Run) -> None:
     done = kzoo_command()
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("Usage: kzoo")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("12M", 12_000_000), ("1.001M", 1_001_000), ("1_500k", 1_500_000), ("7", 7), ("2b", 2 * 10**9)]
+)
+def test_parameter_counts(text: str, number: int) -> None:
+    from kzoo.cli.common import _parse_count
+
+    option = click.Option(["--max-params"])
+    assert _parse_count(click.Context(cli), option, text) == number
 
 
 def test_hints_keep_the_options(kzoo_command: Run) -> None:

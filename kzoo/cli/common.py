@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kzoo.index import Index
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+_LONGEST_COUNT = 30
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 
 
@@ -67,8 +68,8 @@ def target_options(command: _Command) -> _Command:
 def _parse_count(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
     if text is None:
         return None
-    found = re.fullmatch(r"([\d_]{1,18}(?:\.\d+)?)\s*([kmgb]?)", text.strip().lower())
-    if not found or not found[1].strip("_"):
+    found = re.fullmatch(r"(\d+(?:_\d+)*(?:\.\d+)?)\s*([kmgb]?)", text.strip().lower(), re.ASCII)
+    if not found or len(text) > _LONGEST_COUNT:
         raise InputError(f"--max-params {text!r:.40} is not a number: expected digits with K, M or G, such as 30M")
     return round(float(found[1]) * _UNITS[found[2]])
 

@@ -109,9 +109,10 @@ def _model_data(model: Model) -> dict[str, Any]:
 def show(directory: Path | None, model: str, layers: bool, as_json: bool) -> None:
     """Show what the registry knows of an architecture or a checkpoint."""
     import kzoo
+    from kzoo.facade import load_index
 
-    index = open_index(directory)
-    architecture = kzoo.architecture(model, index=index_path(directory))
+    path = index_path(directory)
+    index, architecture = load_index(path), kzoo.architecture(model, index=path)
     data = _show_data(index, model) | {
         "fingerprint": architecture.fingerprint,
         "items": len(architecture.items),
