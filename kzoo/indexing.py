@@ -1,25 +1,21 @@
-"""Write the registry's files from what the libraries know, and compile the registry into the index."""
+"""Compile the registry into the index."""
 
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from kzoo.catalog import ArchitectureEntry, Family, dump_family, load_registry, registry_digest
+from kzoo.catalog import Family, load_registry, registry_digest
 from kzoo.encoding import Encoding, Floats, encode
 from kzoo.errors import CheckFailed, InputError
-from kzoo.files import replacing
 from kzoo.index import FORMAT, Index, encoding_arrays, write_index
 from kzoo.layers import Architecture
 from kzoo.paths import source_file
+from kzoo.processes import Progress, chunks, in_processes
 from kzoo.readers.libraries import load_library
 from kzoo.readers.variants import Variant
 from kzoo.scan import Scan, compiled_engine
@@ -31,48 +27,7 @@ _DECISIVE_MODULES = (
 )  # fmt: skip
 #: How many places a stored ranking holds; a search that needs more scans everything.
 _STORED = 100
-_CHUNK = 8
-# A few chunks are done before other processes would have imported torch.
-_INLINE = 4
-
-#: Told what is under way and how much of it is done, from 0 to 1.
-Progress = Callable[[str, float], None]
 _Work = tuple[str, list[tuple[str, tuple[str, ...]]]]
-_Result = TypeVar("_Result")
-
-
-def sync_library(library: str, directory: Path, progress: Progress) -> list[Path]:
-    """Write the registry's files of one library from the installed package; returns those that changed.
-
-    Raises:
-        InputError: the library is unknown or not installed.
-    """
-    reader = load_library(library)
-    families = reader.families()
-    work: list[_Work] = [
-        (library, [(name, ()) for name in chunk]) for names in families.values() for chunk in _chunks(names)
-    ]
-    entries = {
-        entry.name: entry for found in _in_processes(_entries, work, f"reading {library}", progress) for entry in found
-    }
-    changed = []
-    for family, names in families.items():
-        content = Family(
-            library=library, family=family, version=reader.VERSION, architectures=[entries[name] for name in names]
-        )
-        path = directory / library / f"{family}.yaml"
-        text = dump_family(content)
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            with replacing(path) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-            changed.append(path)
-    return changed
-
-
-def _entries(work: _Work) -> list[ArchitectureEntry]:
-    library, names = work
-    reader = load_library(library)
-    return [reader.entry(name) for name, _ in names]
 
 
 def build_index(directory: Path, path: Path, progress: Progress) -> dict[str, Any]:
@@ -116,8 +71,8 @@ def _read_variants(families: Sequence[Family], progress: Progress) -> dict[tuple
         wanted = [
             (entry.name, tuple(checkpoint.tag for checkpoint in entry.checkpoints)) for entry in family.architectures
         ]
-        work += [(family.library, chunk) for chunk in _chunks(wanted)]
-    results = _in_processes(_variants, work, "building architectures", progress)
+        work += [(family.library, chunk) for chunk in chunks(wanted)]
+    results = in_processes(_variants, work, "building architectures", progress)
     return {
         (library, name): variants
         for (library, chunk), found in zip(work, results, strict=True)
@@ -207,25 +162,3 @@ def code_digest() -> str:
     for module in _DECISIVE_MODULES:
         digest.update(hashlib.sha256(source_file(module).read_bytes()).digest())
     return digest.hexdigest()
-
-
-def _chunks(values: Sequence[_Result]) -> Iterator[list[_Result]]:
-    for first in range(0, len(values), _CHUNK):
-        yield list(values[first : first + _CHUNK])
-
-
-def _in_processes(
-    function: Callable[[_Work], _Result], work: Sequence[_Work], what: str, progress: Progress
-) -> list[_Result]:
-    """``function`` over ``work`` in as many processes as there are cores, in order; libraries hold the interpreter lock."""
-    results = []
-    with ExitStack() as stack:
-        run: Callable[..., Iterator[_Result]] = map
-        if len(work) > _INLINE:
-            # A fresh interpreter each: forking a process that has imported torch is not safe.
-            pool = ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn"))
-            run = stack.enter_context(pool).map
-        for result in run(function, work):
-            results.append(result)
-            progress(what, len(results) / len(work))
-    return results

@@ -320,7 +320,7 @@ def test_registry_commands_print_json(kzoo_command: Run) -> None:
 
 
 def test_sync_writes_what_the_library_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kzoo.indexing import sync_library
+    from kzoo.sync import sync_library
     from kzoo.readers import torchvision as reader
 
     monkeypatch.setattr(reader, "families", lambda: {"alexnet": ["alexnet"], "vgg": ["vgg11", "vgg16"]})

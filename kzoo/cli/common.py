@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -150,3 +152,21 @@ def count(number: int) -> str:
 def percent(number: float | None) -> str:
     """An accuracy in percent, or a dash where it is unknown."""
     return "-" if number is None else f"{number:.1f}"
+
+
+class Progress:
+    """One line that is rewritten on a terminal; a line per tenth elsewhere."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._told: tuple[str, int] | None = None
+
+    def __call__(self, what: str, done: float) -> None:
+        """Tell how far ``what`` is, once per step."""
+        terminal = sys.stderr.isatty()
+        step = (what, int(done * (100 if terminal else 10)))
+        if step == self._told:
+            return
+        self._told = step
+        text = f"{what}: {done:4.0%}, {time.monotonic() - self._started:.0f} s"
+        click.echo(f"\r{text:<60}" if terminal else text, err=True, nl=not terminal or done >= 1)

@@ -12,7 +12,8 @@ from click.shell_completion import get_completion_class
 
 import kzoo
 from kzoo.cli.ranking import compare, recommend
-from kzoo.cli.zoo import index, list_models, registry, show
+from kzoo.cli.registry import registry
+from kzoo.cli.zoo import index, list_models, show
 from kzoo.errors import InputError, KzooError
 
 _SHELLS = ("bash", "fish", "zsh")

@@ -1,15 +1,14 @@
-"""``kzoo list``, ``show``, ``index`` and ``registry``: the registry's life."""
+"""``kzoo list``, ``show`` and ``index``."""
 
 from __future__ import annotations
 
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from kzoo.cli.common import (
+    Progress,
     as_json,
     complete_network,
     count,
@@ -181,7 +180,7 @@ def index(directory: Path | None, check: bool, out: Path | None, as_json: bool) 
 
     directory = directory or registry_directory()
     path = out or directory / "index.npz"
-    meta = check_index(directory, path) if check else build_index(directory, path, _Progress())
+    meta = check_index(directory, path) if check else build_index(directory, path, Progress())
     if as_json:
         print_json({"path": str(path), "bytes": path.stat().st_size, **meta})
         return
@@ -189,63 +188,3 @@ def index(directory: Path | None, check: bool, out: Path | None, as_json: bool) 
         f"{path}: {meta['architectures']:,} architectures, {meta['fingerprints']:,} fingerprints, "
         f"{meta['checkpoints']:,} checkpoints, {path.stat().st_size / 1e6:.2f} MB"
     )
-
-
-@click.group(epilog="\b\nExamples:\n  kzoo registry check\n  kzoo registry sync timm")
-def registry() -> None:
-    """Check the registry's files, or fill them from the libraries."""
-
-
-@registry.command("check", epilog="\b\nExamples:\n  kzoo registry check\n  kzoo registry check my-registry")
-@click.argument("folder", type=click.Path(path_type=Path), required=False)
-@as_json
-@click.pass_obj
-def registry_check(directory: Path | None, folder: Path | None, as_json: bool) -> None:
-    """Check every file of the registry (or of FOLDER) against the schema: names file, line and field of a fault."""
-    from kzoo.catalog import load_registry
-    from kzoo.paths import registry_directory
-
-    families = load_registry(folder or directory or registry_directory())
-    entries = [entry for family in families for entry in family.architectures]
-    checkpoints = sum(len(entry.checkpoints) for entry in entries)
-    if as_json:
-        print_json({"files": len(families), "architectures": len(entries), "checkpoints": checkpoints})
-        return
-    click.echo(f"{len(families):,} files, {len(entries):,} architectures, {checkpoints:,} checkpoints: no fault found.")
-
-
-@registry.command(
-    "sync", epilog="\b\nExamples:\n  kzoo registry sync timm\n  kzoo -C my-registry registry sync torchvision"
-)
-@click.argument("library", type=click.Choice(["timm", "torchvision"]))
-@as_json
-@click.pass_obj
-def registry_sync(directory: Path | None, library: str, as_json: bool) -> None:
-    """Write the registry's files of LIBRARY from the installed package."""
-    from kzoo.indexing import sync_library
-    from kzoo.paths import registry_directory
-
-    written = [str(path) for path in sync_library(library, directory or registry_directory(), _Progress())]
-    if as_json:
-        print_json({"library": library, "written": written})
-        return
-    click.echo("\n".join(f"wrote {path}" for path in written) or f"nothing has changed in {library}")
-    if written:
-        hint("Next: kzoo index")
-
-
-class _Progress:
-    """One line that is rewritten on a terminal; a line per tenth elsewhere."""
-
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-        self._told: tuple[str, int] | None = None
-
-    def __call__(self, what: str, done: float) -> None:
-        terminal = sys.stderr.isatty()
-        step = (what, int(done * (100 if terminal else 10)))
-        if step == self._told:
-            return
-        self._told = step
-        text = f"{what}: {done:4.0%}, {time.monotonic() - self._started:.0f} s"
-        click.echo(f"\r{text:<60}" if terminal else text, err=True, nl=not terminal or done >= 1)
