@@ -320,8 +320,8 @@ def test_registry_commands_print_json(kzoo_command: Run) -> None:
 
 
 def test_sync_writes_what_the_library_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kzoo.sync import sync_library
     from kzoo.readers import torchvision as reader
+    from kzoo.sync import sync_library
 
     monkeypatch.setattr(reader, "families", lambda: {"alexnet": ["alexnet"], "vgg": ["vgg11", "vgg16"]})
     written = sync_library("torchvision", tmp_path, lambda what, done: None)

@@ -40,8 +40,8 @@ def registry_check(directory: Path | None, folder: Path | None, as_json: bool) -
 @click.pass_obj
 def registry_sync(directory: Path | None, library: str, as_json: bool) -> None:
     """Write the registry's files of LIBRARY from the installed package."""
-    from kzoo.sync import sync_library
     from kzoo.paths import registry_directory
+    from kzoo.sync import sync_library
 
     written = [str(path) for path in sync_library(library, directory or registry_directory(), Progress())]
     if as_json:
