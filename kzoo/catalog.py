@@ -6,84 +6,186 @@ check and extend them.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
-from collections.abc import Iterator
+import json
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+from yaml.representer import SafeRepresenter
 
 from kzoo.errors import InputError
+from kzoo.licenses import OTHER, UNKNOWN, is_known_license
+from kzoo.plain_yaml import Keys, Plain, read_plain
+
+_SHA256 = r"^[0-9a-f]{64}$"
+_ID = r"^[^/\s]+/[^/\s]+$"
+_WORD = r"^\S+$"
+#: Patterns in words.
+_EXPECTED = {
+    _SHA256: "64 lower-case hexadecimal digits",
+    _ID: "two words with a slash between them, such as timm/resnet18.a1_in1k",
+    _WORD: "a name without spaces",
+}
+_Text = Annotated[str, Field(min_length=1)]
+_Size = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=3, max_length=3)]
 
 
 class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Checkpoint(_Entry):
     """Trained weights of an architecture, and where they live."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "dependentRequired": {"path": ["sha256"]},
+            "if": {"properties": {"license": {"const": OTHER}}, "required": ["license"]},
+            "then": {"required": ["license_name", "license_link"]},
+        }
+    )
+
     id: str = Field(
         min_length=3,
-        pattern=r"^[^/\s]+/[^/\s]+$",
+        pattern=_ID,
         description="The Hub's repository id where there is one; unique in the registry",
     )
-    tag: str = Field(min_length=1, description="The library's own name for these weights")
-    license: str = Field(min_length=1, description="SPDX or Hub license id; 'other' with a link; or 'unknown'")
-    license_link: str | None = None
-    classes: int = Field(ge=0, description="Outputs of the head; 0 means no head")
-    input_size: list[int] = Field(min_length=3, max_length=3, description="Channels, height, width")
-    trained_on: list[str] = Field(default=[], description="Data sets in order of use, as far as the tag names them")
-    parameters: int = Field(ge=0)
+    tag: str = Field(pattern=_WORD, description="The library's own name for these weights")
+    license: _Text = Field(
+        description="SPDX id or expression, or the Hub's id; 'other' with name and link; or 'unknown'",
+    )
+    license_name: _Text | None = Field(
+        default=None, validate_default=True, description="Name of a license that is 'other'"
+    )
+    license_link: _Text | None = Field(
+        default=None, validate_default=True, description="Address of the license's text; needed where it is 'other'"
+    )
+    classes: int | None = Field(default=None, ge=0, description="Outputs of the head; 0 means no head; absent, unknown")
+    input_size: _Size | None = Field(default=None, description="Channels, height, width; absent where unknown")
+    trained_on: list[_Text] = Field(default=[], description="Data sets in order of use, as far as the tag names them")
+    parameters: int = Field(ge=0, description="Learned entries of these weights")
     metrics: dict[str, dict[str, float]] = Field(default={}, description="Data set to metric to value, in percent")
-    hub: str | None = Field(default=None, description="The Hub repository where it is not the id")
-    filename: str | None = Field(
+    hub: _Text | None = Field(default=None, description="The Hub repository where it is not the id")
+    filename: _Text | None = Field(
         default=None, description="The weights' file in that repository where it is not the usual one"
     )
-    url: str | None = Field(default=None, description="Direct address of the weights where they are not on the Hub")
-    paper: str | None = None
+    url: _Text | None = Field(default=None, description="Direct address of the weights where they are not on the Hub")
+    path: _Text | None = Field(
+        default=None, description="A local weights file or folder, absolute or relative to the registry's folder"
+    )
+    sha256: str | None = Field(
+        default=None,
+        pattern=_SHA256,
+        validate_default=True,
+        description="SHA-256 of the weights; needed beside a path",
+    )
+    size: int | None = Field(default=None, ge=0, description="Bytes of the weights")
+    submodule: _Text | None = Field(
+        default=None, description="The part of the network that the weights are for, as a dotted name"
+    )
+    paper: _Text | None = Field(default=None, description="Where the weights are described, such as arXiv:1512.03385")
+
+    @field_validator("license")
+    @classmethod
+    def _known(cls, license: str) -> str:
+        if license not in (OTHER, UNKNOWN) and not is_known_license(license):
+            raise PydanticCustomError(
+                "rule",
+                "expected an SPDX id or expression, an id of the Hub, 'other' with license_name and license_link, "
+                "or 'unknown', found {found}",
+                {"found": _shown(license)},
+            )
+        return license
+
+    @field_validator("license_name", "license_link", "sha256")
+    @classmethod
+    def _needed(cls, value: str | None, info: ValidationInfo) -> str | None:
+        # Fields are validated in their order; one that is faulty itself is not in the data.
+        if value is None and info.field_name == "sha256" and info.data.get("path") is not None:
+            raise PydanticCustomError("rule", "is missing: weights with a path need the SHA-256 of their content")
+        if value is None and info.field_name != "sha256" and info.data.get("license") == OTHER:
+            raise PydanticCustomError(
+                "rule", "is missing: a license that is 'other' needs license_name and license_link"
+            )
+        return value
 
 
 class ArchitectureEntry(_Entry):
     """One architecture that a library can build, with every known checkpoint; the default one comes first."""
 
-    name: str = Field(pattern=r"^\S+$")
+    name: str = Field(pattern=_WORD, description="The library's name for the architecture; unique in the library")
     parameters: int = Field(ge=0, description="Learned entries with the default head")
-    classes: int = Field(ge=0)
-    input_size: list[int] = Field(min_length=3, max_length=3)
-    checkpoints: list[Checkpoint] = []
+    classes: int | None = Field(default=None, ge=0, description="Outputs of the default head; absent where unknown")
+    input_size: _Size | None = Field(default=None, description="Channels, height, width; absent where unknown")
+    checkpoints: list[Checkpoint] = Field(default=[], description="Trained weights, the library's default first")
 
 
 class Family(_Entry):
     """The content of one registry file."""
 
-    library: str = Field(min_length=1)
-    family: str = Field(min_length=1)
-    version: str = Field(min_length=1, description="Version of the library that the entries were read from")
-    architectures: list[ArchitectureEntry]
+    library: _Text = Field(description="The library that builds the networks: the name of the file's folder")
+    family: _Text = Field(description="The library's module, or any name: the name of the file without .yaml")
+    version: _Text = Field(description="Version of the library that the entries were read from")
+    architectures: list[ArchitectureEntry] = Field(description="The family's architectures")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something wrong in a registry file: where, and in one sentence what, what was expected, and what to do."""
+
+    file: Path
+    line: int
+    field: str
+    problem: str
+
+    def __str__(self) -> str:
+        return " ".join(f"{self.file}:{self.line}: {self.field}: {self.problem}".split())
+
+
+@dataclass(frozen=True)
+class Source:
+    """A registry file: its text, where everything stands in it, and its family unless it has faults."""
+
+    path: Path
+    text: str
+    plain: Plain
+    family: Family | None
+    faults: list[Fault]
 
 
 def registry_files(directory: Path) -> list[Path]:
-    """The registry's YAML files in sorted order.
+    """The registry's YAML files in sorted order; what stands elsewhere or is hidden is none of them.
 
     Raises:
         InputError: the directory does not exist, is not a directory, cannot be read or holds no YAML file.
     """
-    if not directory.is_dir():
-        what = "is not a directory" if directory.exists() else "does not exist"
-        raise InputError(f"registry {directory} {what}: give the folder that holds <library>/<family>.yaml files")
-    try:
-        # A glob would skip a folder that it may not enter; listing the folder says so.
-        libraries = sorted(path for path in directory.iterdir() if path.is_dir())
-        files = [path for library in libraries for path in sorted(library.iterdir()) if path.suffix == ".yaml"]
-    except OSError as error:
-        raise InputError(f"registry {directory} cannot be read ({error.strerror}): check its permissions") from None
+    files = [path for path in _visible(directory) if path.suffix == ".yaml" and path.parent != directory]
     if not files:
         raise InputError(
             f"registry {directory} holds no <library>/<family>.yaml file: give another folder, or fill it with 'kzoo registry sync'"
         )
     return files
+
+
+def _visible(directory: Path) -> list[Path]:
+    """What stands in a registry's folder and in the folders in it."""
+    if not directory.is_dir():
+        what = "is not a directory" if directory.exists() else "does not exist"
+        raise InputError(f"registry {directory} {what}: give the folder that holds <library>/<family>.yaml files")
+    try:
+        # A glob would skip a folder that it may not enter; listing the folder says so.
+        top = sorted(path for path in directory.iterdir() if not path.name.startswith("."))
+        below = [path for folder in top if folder.is_dir() for path in sorted(folder.iterdir())]
+    except OSError as error:
+        raise InputError(f"registry {directory} cannot be read ({error.strerror}): check its permissions") from None
+    return [*(path for path in top if not path.is_dir()), *(path for path in below if not path.name.startswith("."))]
 
 
 def load_registry(directory: Path) -> list[Family]:
@@ -92,136 +194,222 @@ def load_registry(directory: Path) -> list[Family]:
     Raises:
         InputError: names file, line and field of the first fault.
     """
-    families = []
-    owners: dict[str, str] = {}
-    for path in registry_files(directory):
-        family, lines = load_family(path)
-        for field, expected in (("library", path.parent.name), ("family", path.stem)):
-            if getattr(family, field) != expected:
-                raise InputError(
-                    f"{path}:{_line(lines, (field,))}: {field}: is {getattr(family, field)!r}, but the file's place says "
-                    f"{expected!r}: move the file or correct the field"
-                )
-        for keys, label in _identities(family):
-            place = f"{path}:{_line(lines, keys)}"
-            if label in owners:
-                raise InputError(
-                    f"{place}: {_dotted(keys)}: {label!r} stands already at {owners[label]}: remove one of them"
-                )
-            owners[label] = place
-        families.append(family)
-    return families
+    sources = read_registry(directory)
+    for fault in source_faults(sources):
+        raise InputError(str(fault))
+    return [source.family for source in sources if source.family is not None]
 
 
-def _identities(family: Family) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    for a, architecture in enumerate(family.architectures):
-        yield ("architectures", a, "name"), f"{family.library}:{architecture.name}"
-        for c, checkpoint in enumerate(architecture.checkpoints):
-            yield ("architectures", a, "checkpoints", c, "id"), checkpoint.id
-            yield (
-                ("architectures", a, "checkpoints", c, "tag"),
-                f"{family.library}:{architecture.name}.{checkpoint.tag}",
-            )
-
-
-_Keys = tuple[str | int, ...]
-
-
-def load_family(path: Path) -> tuple[Family, dict[_Keys, int]]:
+def load_family(path: Path) -> tuple[Family, dict[Keys, int]]:
     """One registry file and the line of each of its fields.
 
     Raises:
         InputError: the file is not plain YAML data or does not follow the schema.
     """
+    source = read_source(path)
+    if source.family is None:
+        raise InputError(str(source.faults[0]))
+    return source.family, {keys: place.line for keys, place in source.plain.places.items()}
+
+
+def faults(directory: Path) -> list[Fault]:
+    """Everything that is wrong in a registry, in the order of files and lines.
+
+    Raises:
+        InputError: the directory is missing, unreadable or holds no YAML file.
+    """
+    return [*_misplaced(directory), *source_faults(read_registry(directory))]
+
+
+def _misplaced(directory: Path) -> list[Fault]:
+    """YAML files that nobody would read."""
+    problem = "is not read here: move it to <library>/<family>.yaml"
+    return [
+        Fault(path, 1, WHOLE, problem)
+        for path in _visible(directory)
+        if path.suffix == ".yml" or (path.suffix == ".yaml" and path.parent == directory)
+    ]
+
+
+def read_registry(directory: Path) -> list[Source]:
+    """Every registry file with its own faults.
+
+    Raises:
+        InputError: the directory is missing, unreadable or holds no YAML file.
+    """
+    return [read_source(path) for path in registry_files(directory)]
+
+
+#: What a fault of no single field is about.
+WHOLE = "the file"
+_LARGEST = 10_000_000
+_MOST_FAULTS = 1000
+
+
+def read_source(path: Path) -> Source:
+    """One registry file with its faults; what cannot be read is a fault too."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is not UTF-8 text: registry files are YAML in UTF-8") from None
+        # Opening a pipe would wait for whoever writes to it.
+        if not stat.S_ISREG(path.stat().st_mode):
+            return _unreadable(path, "is not a file: expected a YAML file, move it away")
+        with path.open("rb") as file:
+            content = file.read(_LARGEST + 1)
+        if len(content) > _LARGEST:
+            return _unreadable(path, f"is larger than {_LARGEST // 10**6} MB: split it into several families")
+        return checked_source(path, content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        return _unreadable(path, "is not UTF-8 text: save it as UTF-8", line)
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): check its permissions") from None
-    reader = _PlainReader(path)
-    lines = reader.lines
-    try:
-        loader = yaml.CSafeLoader(text)
+        return _unreadable(path, f"cannot be read ({error.strerror}): check its permissions")
+
+
+def _unreadable(path: Path, problem: str, line: int = 1) -> Source:
+    return Source(path, "", Plain(), None, [Fault(path, line, WHOLE, problem)])
+
+
+def checked_source(path: Path, text: str) -> Source:
+    """A registry file with the given text, and everything that is wrong with it alone."""
+    # Some editors put a mark before the first character; it is no part of the text.
+    plain = read_plain(text.removeprefix("\ufeff"))
+    found = [Fault(path, blemish.line, _dotted(blemish.keys), blemish.problem) for blemish in plain.blemishes]
+    family = None
+    if plain.places:
         try:
-            node = loader.get_single_node()
-        finally:
-            loader.dispose()
-        data = reader.read(node) if node is not None else None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise InputError(
-            f"{path}:{mark.line + 1 if mark else 1}: is not valid YAML ({error.problem}): correct that line"
-        ) from None
-    except RecursionError:
-        raise InputError(f"{path}: is nested too deeply: registry files are a few levels of plain data") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: is not valid YAML ({str(error).splitlines()[0]})") from None
-    try:
-        return Family.model_validate(data), lines
-    except ValidationError as error:
-        # A misspelled field is both unknown and missing; the first says more.
-        first = min(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
-        keys = tuple(first["loc"])
-        expected = first["msg"][0].lower() + first["msg"][1:]
-        raise InputError(
-            f"{path}:{_line(lines, keys)}: {_dotted(keys) or 'the file'}: {expected}, found {first['input']!r:.60}"
-        ) from None
+            family = Family.model_validate(plain.data)
+        except ValidationError as error:
+            found += _schema_faults(path, plain, error)
+        found += _place_faults(path, plain)
+    found = sorted(found, key=lambda fault: fault.line)
+    if len(found) > _MOST_FAULTS:
+        more = Fault(path, found[_MOST_FAULTS].line, WHOLE, f"has {len(found) - _MOST_FAULTS:,} faults more")
+        found = [*found[:_MOST_FAULTS], more]
+    return Source(path, text, plain, None if found else family, found)
 
 
-class _PlainReader:
-    """Plain data from composed YAML with each field's line; refuses what plain data has no need of."""
-
-    def __init__(self, path: Path) -> None:
-        self.lines: dict[_Keys, int] = {}
-        self._path = path
-        self._seen: set[int] = set()
-        self._scalars = yaml.SafeLoader("")
-
-    def read(self, node: yaml.Node, keys: _Keys = ()) -> Any:
-        """The data of a node."""
-        line = self.lines.setdefault(keys, node.start_mark.line + 1)
-        if id(node) in self._seen:
-            raise self._fault(node, keys, "is an alias")
-        self._seen.add(id(node))
-        if node.tag.removeprefix("tag:yaml.org,2002:") not in _PLAIN_TAGS:
-            raise self._fault(node, keys, f"has the tag {node.tag}")
-        if isinstance(node, yaml.SequenceNode):
-            return [self.read(child, (*keys, index)) for index, child in enumerate(node.value)]
-        if isinstance(node, yaml.MappingNode):
-            return dict(self._entry(key, value, keys) for key, value in node.value)
-        try:
-            return self._scalars.construct_object(node)
-        except (ValueError, KeyError, yaml.YAMLError):
-            raise InputError(
-                f"{self._path}:{line}: {_dotted(keys)}: {node.value!r:.60} is not what its tag says"
-            ) from None
-
-    def _entry(self, key: yaml.Node, value: yaml.Node, keys: _Keys) -> tuple[str, Any]:
-        if not isinstance(key, yaml.ScalarNode):
-            raise self._fault(key, keys, "has a field whose name is not text")
-        path = (*keys, key.value)
-        if path in self.lines:
-            raise self._fault(key, path, f"repeats the field of line {self.lines[path]}")
-        return key.value, self.read(value, path)
-
-    def _fault(self, node: yaml.Node, keys: _Keys, what: str) -> InputError:
-        place = f"{self._path}:{node.start_mark.line + 1}: {_dotted(keys) or 'the file'}"
-        return InputError(f"{place}: {what}: registry files hold plain data only, every field once")
+def _schema_faults(path: Path, plain: Plain, error: ValidationError) -> list[Fault]:
+    details = error.errors(include_url=False)
+    refused = {blemish.keys for blemish in plain.blemishes}
+    nearest: dict[Keys, str | None] = {}
+    for detail in details:
+        if detail["type"] == "extra_forbidden":
+            keys = tuple(detail["loc"])
+            close = difflib.get_close_matches(str(keys[-1])[:40], _fields(keys), 1)
+            nearest[keys] = close[0] if close else None
+    meant = {(*keys[:-1], name) for keys, name in nearest.items() if name}
+    found = []
+    for detail in details:
+        keys = tuple(detail["loc"])
+        # What the reader has refused is None here; a misspelled field is both unknown and missing.
+        if keys in refused or (detail["type"] == "missing" and keys in meant):
+            continue
+        problem = _unknown(keys, nearest[keys]) if keys in nearest else _sentence(detail)
+        found.append(Fault(path, plain.line(keys), _dotted(keys), problem))
+    return found
 
 
-_PLAIN_TAGS = frozenset({"null", "bool", "int", "float", "str", "seq", "map"})
+def _fields(keys: Keys) -> list[str]:
+    """The fields that may stand where ``keys`` ends."""
+    models: dict[int, type[_Entry]] = {1: Family, 3: ArchitectureEntry}
+    model = models.get(len(keys), Checkpoint)
+    return list(model.model_fields)
 
 
-def _line(lines: dict[_Keys, int], keys: _Keys) -> int:
-    """The line of a field, or of the nearest enclosing one that exists."""
-    while keys and keys not in lines:
-        keys = keys[:-1]
-    return lines.get(keys, 1)
+def _unknown(keys: Keys, nearest: str | None) -> str:
+    hint = f"did you mean {nearest}?" if nearest else f"remove it, expected one of {', '.join(_fields(keys))}"
+    return f"is not a known field: {hint}"
 
 
-def _dotted(keys: _Keys) -> str:
-    return ".".join(str(key) for key in keys)
+def _sentence(detail: ErrorDetails) -> str:
+    """What pydantic says, in plain words."""
+    kind, context, found = detail["type"], detail.get("ctx", {}), detail["input"]
+    if kind == "rule":
+        return detail["msg"]
+    if kind == "missing":
+        return "is missing: add it"
+    expected = {
+        "int_type": "a whole number",
+        "float_type": "a number",
+        "finite_number": "a finite number",
+        "string_type": "text",
+        "string_too_short": "text of {min_length} characters or more",
+        "list_type": "a list",
+        "dict_type": "fields with values",
+        "model_type": "fields with values",
+        "greater_than_equal": "a number of {ge} or more",
+        "too_short": "{min_length} items",
+        "too_long": "{max_length} items",
+    }.get(kind)
+    if kind == "string_pattern_mismatch":
+        expected = _EXPECTED[context["pattern"]]
+    words = f"expected {expected.format(**context)}" if expected else detail["msg"]
+    return f"{words}, found {_shown(found)}"
+
+
+def _shown(value: Any) -> str:
+    """A value in few characters."""
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    if isinstance(value, dict):
+        return "fields with values" if value else "no fields"
+    if isinstance(value, str):
+        return repr(value if len(value) <= 60 else f"{value[:57]}...")
+    return "nothing" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _place_faults(path: Path, plain: Plain) -> list[Fault]:
+    data = plain.data if isinstance(plain.data, dict) else {}
+    return [
+        Fault(
+            path,
+            plain.line((field,)),
+            field,
+            f"is {_shown(data[field])}, but the file's place says {expected!r}: move the file or correct the field",
+        )
+        for field, expected in (("library", path.parent.name), ("family", path.stem))
+        if isinstance(data.get(field), str) and data[field] != expected
+    ]
+
+
+def source_faults(sources: Iterable[Source]) -> Iterator[Fault]:
+    """The faults of every file, and what several of them claim."""
+    owners: dict[str, str] = {}
+    for source in sources:
+        found = list(source.faults)
+        for keys, label in _identities(source):
+            line = source.plain.line(keys)
+            if label in owners:
+                problem = f"{label!r} stands already at {owners[label]}: remove one of them"
+                found.append(Fault(source.path, line, _dotted(keys), problem))
+            owners.setdefault(label, f"{source.path}:{line}")
+        yield from sorted(found, key=lambda fault: fault.line)
+
+
+def _identities(source: Source) -> Iterator[tuple[Keys, str]]:
+    """What may stand in a registry only once, also in a file with faults."""
+    library = source.path.parent.name
+    for a, entry in _mappings(source.plain.data, "architectures"):
+        name = entry.get("name")
+        if isinstance(name, str):
+            yield ("architectures", a, "name"), f"{library}:{name}"
+        for c, checkpoint in _mappings(entry, "checkpoints"):
+            keys = ("architectures", a, "checkpoints", c)
+            identifier, tag = checkpoint.get("id"), checkpoint.get("tag")
+            if isinstance(identifier, str):
+                yield (*keys, "id"), identifier
+            if isinstance(name, str) and isinstance(tag, str):
+                yield (*keys, "tag"), f"{library}:{name}.{tag}"
+
+
+def _mappings(data: Any, field: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    items = data.get(field) if isinstance(data, dict) else None
+    for place, item in enumerate(items if isinstance(items, list) else ()):
+        if isinstance(item, dict):
+            yield place, item
+
+
+def _dotted(keys: Keys) -> str:
+    return ".".join(str(key) for key in keys) or WHOLE
 
 
 def family_data(family: Family) -> dict[str, Any]:
@@ -231,14 +419,39 @@ def family_data(family: Family) -> dict[str, Any]:
 
 def dump_family(family: Family) -> str:
     """The YAML text of a registry file."""
-    return yaml.dump(
-        family_data(family),
-        Dumper=yaml.CSafeDumper,
-        sort_keys=False,
-        width=120,
-        default_flow_style=None,
-        allow_unicode=True,
-    )
+    return dump_plain(family_data(family))
+
+
+class _Style(SafeRepresenter):
+    """Lists of single values and mappings of numbers on one line, everything else on lines of its own."""
+
+    def represent_sequence(
+        self, tag: str, sequence: Iterable[Any], flow_style: bool | None = None
+    ) -> yaml.SequenceNode:
+        node = super().represent_sequence(tag, sequence, flow_style)
+        node.flow_style = all(isinstance(child, yaml.ScalarNode) for child in node.value)
+        return node
+
+    def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> yaml.MappingNode:
+        node = super().represent_mapping(tag, mapping, flow_style)
+        node.flow_style = all(child.tag.endswith((":int", ":float")) for _, child in node.value)
+        return node
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def dump_plain(data: Any) -> str:
+    """The YAML text of plain data in the registry's style, from top-level lines on."""
+    node: Any = _Style(sort_keys=False).represent_data(data)
+    node.flow_style = False
+    return yaml.serialize(node, Dumper=yaml.CSafeDumper, width=120, allow_unicode=True)
+
+
+def schema_text() -> str:
+    """The JSON Schema of a registry file, for editors and other programs."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Family.model_json_schema()}
+    return json.dumps(schema, indent=2) + "\n"
 
 
 def registry_digest(directory: Path) -> str:
