@@ -1,0 +1,1 @@
+"""Pictures of a matching, drawn with the standard library only."""
