@@ -100,7 +100,7 @@ class Checkpoint(_Entry):
                 "rule",
                 "expected an SPDX id or expression, an id of the Hub, 'other' with license_name and license_link, "
                 "or 'unknown', found {found}",
-                {"found": _shown(license)},
+                {"found": shown(license)},
             )
         return license
 
@@ -150,6 +150,16 @@ class Fault:
 
 
 @dataclass(frozen=True)
+class Check:
+    """What a registry holds, and everything that is wrong with it."""
+
+    files: int
+    architectures: int
+    checkpoints: int
+    faults: list[Fault]
+
+
+@dataclass(frozen=True)
 class Source:
     """A registry file: its text, where everything stands in it, and its family unless it has faults."""
 
@@ -160,13 +170,22 @@ class Source:
     faults: list[Fault]
 
 
-def registry_files(directory: Path) -> list[Path]:
+def family_files(directory: Path) -> list[Path]:
     """The registry's YAML files in sorted order; what stands elsewhere or is hidden is none of them.
+
+    Raises:
+        InputError: the directory does not exist, is not a directory or cannot be read.
+    """
+    return [path for path in _visible(directory) if path.suffix == ".yaml" and path.parent != directory]
+
+
+def registry_files(directory: Path) -> list[Path]:
+    """The registry's YAML files in sorted order, at least one.
 
     Raises:
         InputError: the directory does not exist, is not a directory, cannot be read or holds no YAML file.
     """
-    files = [path for path in _visible(directory) if path.suffix == ".yaml" and path.parent != directory]
+    files = family_files(directory)
     if not files:
         raise InputError(
             f"registry {directory} holds no <library>/<family>.yaml file: give another folder, or fill it with 'kzoo registry sync'"
@@ -218,7 +237,21 @@ def faults(directory: Path) -> list[Fault]:
     Raises:
         InputError: the directory is missing, unreadable or holds no YAML file.
     """
-    return [*_misplaced(directory), *source_faults(read_registry(directory))]
+    return check_registry(directory).faults
+
+
+def check_registry(directory: Path) -> Check:
+    """What a registry holds, and everything that is wrong with it; entries of faulty files count too.
+
+    Raises:
+        InputError: the directory is missing, unreadable or holds no YAML file.
+    """
+    misplaced = _misplaced(directory)
+    # Nothing but misplaced files is a fault of theirs.
+    sources = [] if misplaced and not family_files(directory) else read_registry(directory)
+    entries = [entry for source in sources for _, entry in _mappings(source.plain.data, "architectures")]
+    checkpoints = sum(1 for entry in entries for _ in _mappings(entry, "checkpoints"))
+    return Check(len(sources), len(entries), checkpoints, [*misplaced, *source_faults(sources)])
 
 
 def _misplaced(directory: Path) -> list[Fault]:
@@ -343,18 +376,20 @@ def _sentence(detail: ErrorDetails) -> str:
     if kind == "string_pattern_mismatch":
         expected = _EXPECTED[context["pattern"]]
     words = f"expected {expected.format(**context)}" if expected else detail["msg"]
-    return f"{words}, found {_shown(found)}"
+    unquoted = kind == "string_type" and isinstance(found, bool | int | float)
+    return f"{words}, found {shown(found)}{': write it in quotes' if unquoted else ''}"
 
 
-def _shown(value: Any) -> str:
-    """A value in few characters."""
+def shown(value: Any) -> str:
+    """A value of a registry file in few characters."""
     if isinstance(value, list):
-        return f"a list of {len(value)}"
+        single = not any(isinstance(item, list | dict) for item in value)
+        return f"[{', '.join(map(shown, value))}]" if single and len(value) <= 5 else f"a list of {len(value)}"
     if isinstance(value, dict):
         return "fields with values" if value else "no fields"
     if isinstance(value, str):
         return repr(value if len(value) <= 60 else f"{value[:57]}...")
-    return "nothing" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return json.dumps(value) if value is not None else "nothing"
 
 
 def _place_faults(path: Path, plain: Plain) -> list[Fault]:
@@ -364,7 +399,7 @@ def _place_faults(path: Path, plain: Plain) -> list[Fault]:
             path,
             plain.line((field,)),
             field,
-            f"is {_shown(data[field])}, but the file's place says {expected!r}: move the file or correct the field",
+            f"is {shown(data[field])}, but the file's place says {expected!r}: move the file or correct the field",
         )
         for field, expected in (("library", path.parent.name), ("family", path.stem))
         if isinstance(data.get(field), str) and data[field] != expected

@@ -1,0 +1,36 @@
+"""One writer of a registry at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from kzoo.errors import WorldError
+
+
+@contextmanager
+def locked(directory: Path, timeout: float = 5.0) -> Iterator[None]:
+    """Hold the lock of a registry folder, which is made where it is missing.
+
+    Raises:
+        WorldError: another process holds it for longer than ``timeout`` seconds, or the folder cannot be written.
+    """
+    lock = FileLock(directory / ".lock")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=timeout)
+    except Timeout:
+        raise WorldError(
+            f"registry {directory} is being changed by another kzoo: wait until it is done, then run this again"
+        ) from None
+    # Some network file systems have no locks.
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise WorldError(f"registry {directory} cannot be written ({reason}): check its permissions") from None
+    try:
+        yield
+    finally:
+        lock.release()
