@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
@@ -31,7 +31,7 @@ UNKNOWN = "unknown"
 _LONGEST = 200
 
 
-@cache
+@lru_cache
 def is_known_license(text: str) -> bool:
     """Whether ``text`` is an SPDX id or expression or one of the Hub's ids, in upper or lower case."""
     if text.lower() in HUB_LICENSES:

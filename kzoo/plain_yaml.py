@@ -16,7 +16,8 @@ import yaml
 Keys = tuple[str | int, ...]
 
 _DEEPEST = 20
-_MOST_VALUES = 200_000
+_MOST_VALUES = 100_000
+_LONGEST_TEXT = 10_000
 _LONGEST_NUMBER = 40
 _PLAIN_TAGS = frozenset({"null", "bool", "int", "float", "str"})
 _NAMES = {"timestamp": "a date", "merge": "a merge key", "value": "a default key"}
@@ -113,7 +114,7 @@ class _Reader:
         return data
 
     def _value(self, event: Any, keys: Keys, line: int, key_end: int) -> Any:
-        self._count(event, keys)
+        self._count(event, keys, len(keys))
         start, column, flow, data = event.start_mark.index, -1, False, None
         self._end = event.end_mark.index
         if isinstance(event, yaml.AliasEvent):
@@ -123,8 +124,6 @@ class _Reader:
             self._blemish(event, keys, f"has the anchor &{event.anchor}: remove it")
         if event.tag is not None:
             self._blemish(event, keys, f"has the tag {event.tag}: remove it, registry files hold plain data only")
-        # The outer value is placed before those in it, its end is known after them.
-        self.places[keys] = Place(line, key_end, start, start, column, flow)
         if isinstance(event, yaml.ScalarEvent):
             data = self._scalar(event, keys) if event.tag is None else None
         else:
@@ -136,14 +135,17 @@ class _Reader:
         self.places[keys] = Place(line, key_end, start, self._end, column, flow)
         return data
 
-    def _count(self, event: Any, keys: Keys) -> None:
+    def _count(self, event: Any, keys: Keys, depth: int) -> None:
         self._values += 1
-        if len(keys) > _DEEPEST:
+        problem = None
+        if depth > _DEEPEST:
             problem = f"is nested more than {_DEEPEST} levels deep: registry files are a few levels of plain data"
-            raise _Stop(Blemish(event.start_mark.line + 1, keys[:1], problem))
-        if self._values > _MOST_VALUES:
-            problem = f"holds more than {_MOST_VALUES:,} values: split the file into several families"
-            raise _Stop(Blemish(event.start_mark.line + 1, (), problem))
+        elif self._values > _MOST_VALUES:
+            problem = f"makes more than {_MOST_VALUES:,} values: split the file into several families"
+        elif isinstance(event, yaml.ScalarEvent) and len(event.value) > _LONGEST_TEXT:
+            problem = f"is longer than {_LONGEST_TEXT:,} characters: shorten it"
+        if problem is not None:
+            raise _Stop(Blemish(event.start_mark.line + 1, keys[:1] if depth > _DEEPEST else keys, problem))
 
     def _sequence(self, event: Any, keys: Keys) -> tuple[list[Any], int]:
         items: list[Any] = []
@@ -163,7 +165,7 @@ class _Reader:
                 if name is not None:
                     problem = f"repeats the field of line {lines[name]}: remove one of them"
                     self._blemish(event, (*keys, name), problem)
-                self._skip(next(self._events))
+                self._skip(next(self._events), keys)
                 continue
             line = lines[name] = event.start_mark.line + 1
             data[name] = self._value(next(self._events), (*keys, name), line, event.end_mark.index)
@@ -177,7 +179,7 @@ class _Reader:
 
     def _name(self, event: Any, keys: Keys) -> str | None:
         if not isinstance(event, yaml.ScalarEvent) or event.anchor is not None or event.tag is not None:
-            self._skip(event)
+            self._skip(event, keys)
             self._blemish(event, keys, "has a field whose name is not plain text: write the name alone")
             return None
         kind = self._kind(event)
@@ -216,10 +218,10 @@ class _Reader:
             return None
         return value
 
-    def _skip(self, event: Any) -> None:
+    def _skip(self, event: Any, keys: Keys) -> None:
         depth = 0
         while True:
-            self._count(event, ())
+            self._count(event, keys, len(keys) + depth)
             self._end = event.end_mark.index
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth == 0:
