@@ -8,7 +8,7 @@ from functools import partial
 
 import kzoo
 from benchmarks.common import peak_memory_mb, seconds, summary, write
-from kzoo.encoding import Encoding, encode, encode_one
+from kzoo.spaces["paper"].first.encoding import Encoding, encode, encode_one
 from kzoo.facade import load_index
 from kzoo.scan import Scan, compiled_engine
 from kzoo.search import Filters, search

@@ -23,3 +23,7 @@ class WorldError(KzooError, OSError):
 
 class CheckFailed(KzooError):
     """A check said no: something is stale, differs or does not hold (exit code 1)."""
+
+
+class KzooWarning(UserWarning):
+    """Something that the user should know although there is an answer; the command line prints it to stderr."""

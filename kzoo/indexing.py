@@ -9,113 +9,146 @@ from typing import Any
 
 import numpy as np
 
-from kzoo.catalog import Family, load_registry, registry_digest
+from kzoo.catalog import ArchitectureEntry, Family, load_registry, registry_digest
 from kzoo.encoding import Encoding, Floats, encode
 from kzoo.errors import CheckFailed, InputError
 from kzoo.index import FORMAT, Index, encoding_arrays, write_index
 from kzoo.layers import Architecture
 from kzoo.paths import source_file
 from kzoo.processes import Progress, chunks, in_processes
-from kzoo.readers.libraries import load_library
+from kzoo.readers.libraries import LOCAL, load_library
 from kzoo.readers.variants import Variant
-from kzoo.scan import Scan, compiled_engine
+from kzoo.scan import Scan
+from kzoo.sources import file_architecture
+from kzoo.zoo import load_zoo
 
 #: Modules whose code decides what the index holds; when one changes, the index is stale.
 _DECISIVE_MODULES = (
     "layers", "standardize", "encoding", "kernel", "scan", "catalog", "index", "indexing",
     "readers/libraries", "readers/module", "readers/variants", "readers/timm", "readers/torchvision",
 )  # fmt: skip
+#: The same for models of one's own, which are read from their files.
+_LOCAL_MODULES = ("readers/safetensors", "readers/shapes", "readers/files", "refine", "heads")
 #: How many places a stored ranking holds; a search that needs more scans everything.
 _STORED = 100
-_Work = tuple[str, list[tuple[str, tuple[str, ...]]]]
+_Work = tuple[str, list[ArchitectureEntry]]
 
 
 def build_index(directory: Path, path: Path, progress: Progress) -> dict[str, Any]:
     """Compile the registry in ``directory`` into the index file ``path``; returns the index's meta data.
 
     Every architecture is built without weights in two processes; similarities are computed once per ordered pair of
-    fingerprints.
+    fingerprints. Local files are read by their headers.
 
     Raises:
-        InputError: the registry is faulty, or a library that it names is missing or does not know an architecture.
+        InputError: the registry is faulty, a local file is missing or faulty, or a library that the registry names is
+            missing or does not know an architecture.
     """
     families = load_registry(directory)
-    found = _read_variants(families, progress)
-    architectures: dict[str, Architecture] = {}
-    for variants in found.values():
-        for variant in variants:
-            architectures.setdefault(variant.architecture.fingerprint, variant.architecture)
-    places = {fingerprint: place for place, fingerprint in enumerate(architectures)}
-    registry, names, trained = _documents(families, found, places)
-    encoding = encode(list(architectures.values()))
-    rankings = stored_rankings(encoding, trained, progress)
+    found = _read_variants(families, directory, progress)
+    forms = [variant.architecture for variants in found.values() for variant in variants]
+    spaces = {"paper": forms, "extended": [form.extended for form in forms]}
+    unique = {space: _unique(architectures) for space, architectures in spaces.items()}
+    registry, names, trained = _documents(families, found, unique)
+    arrays: dict[str, Any] = {}
+    rankings = {}
+    for space, architectures in unique.items():
+        encoding = encode(list(architectures.values()))
+        stored = stored_rankings(encoding, trained[space], space, progress)
+        rankings[space] = sorted(stored)
+        members = encoding_arrays(encoding) | {f"rankings/{measure}": ranking for measure, ranking in stored.items()}
+        members["fingerprints"] = np.array(list(architectures), dtype="S20").astype("U20")
+        arrays |= {f"{space}/{name}": array for name, array in members.items()}
+    libraries = sorted({family.library for family in families} - {LOCAL})
     meta = {
         "format": FORMAT,
         "registry": registry_digest(directory),
-        "code": code_digest(),
-        "libraries": {library: load_library(library).VERSION for library in sorted({f.library for f in families})},
+        "code": code_digest(directory),
+        "libraries": {library: load_library(library).VERSION for library in libraries},
         "architectures": sum(len(family.architectures) for family in families),
         "checkpoints": sum(len(entry.checkpoints) for family in families for entry in family.architectures),
-        "fingerprints": len(places),
-        "rankings": sorted(rankings),
+        "fingerprints": len(unique["paper"]),
+        "rankings": rankings,
     }
-    arrays = encoding_arrays(encoding) | {"fingerprints": np.array(list(places), dtype="S20").astype("U20")}
-    arrays |= {f"rankings/{measure}": ranking for measure, ranking in rankings.items()}
     write_index(path, meta, registry, names, arrays)
     return meta
 
 
-def _read_variants(families: Sequence[Family], progress: Progress) -> dict[tuple[str, str], list[Variant]]:
+def _unique(architectures: Sequence[Architecture]) -> dict[str, Architecture]:
+    """Architectures by fingerprint, in the order in which each appears first."""
+    found: dict[str, Architecture] = {}
+    for architecture in architectures:
+        found.setdefault(architecture.fingerprint, architecture)
+    return found
+
+
+def _read_variants(
+    families: Sequence[Family], directory: Path, progress: Progress
+) -> dict[tuple[str, str], list[Variant]]:
     work: list[_Work] = []
+    found: dict[tuple[str, str], list[Variant]] = {}
     for family in families:
-        wanted = [
-            (entry.name, tuple(checkpoint.tag for checkpoint in entry.checkpoints)) for entry in family.architectures
-        ]
-        work += [(family.library, chunk) for chunk in chunks(wanted)]
+        if family.library == LOCAL:
+            found |= {(LOCAL, entry.name): [_local_variant(entry, directory)] for entry in family.architectures}
+        else:
+            work += [(family.library, chunk) for chunk in chunks(family.architectures)]
     results = in_processes(_variants, work, "building architectures", progress)
-    return {
-        (library, name): variants
-        for (library, chunk), found in zip(work, results, strict=True)
-        for (name, _), variants in zip(chunk, found, strict=True)
-    }
+    for (library, chunk), variants in zip(work, results, strict=True):
+        found |= {(library, entry.name): forms for entry, forms in zip(chunk, variants, strict=True)}
+    return found
 
 
 def _variants(work: _Work) -> list[list[Variant]]:
     library, wanted = work
     reader = load_library(library)
     found = []
-    for name, tags in wanted:
+    for entry in wanted:
         try:
-            found.append(reader.variants(name, tags))
+            found.append(reader.variants(entry))
         except Exception as error:  # constructors raise what they like
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(
-                f"{library} {reader.VERSION} cannot build {name} ({reason:.200}): "
-                f"install the version that the registry was read from, or run 'kzoo registry sync {library}'"
+                f"{library} {reader.VERSION} cannot build {entry.name} ({reason:.200}): "
+                f"install the version that the registry was read from, or run 'kzoo registry sync {library} --prune'"
             ) from None
     return found
 
 
+def _local_variant(entry: ArchitectureEntry, directory: Path) -> Variant:
+    """The network of a local model, read from its file's header."""
+    for checkpoint in entry.checkpoints:
+        if checkpoint.path is not None:
+            architecture = file_architecture(directory / checkpoint.path, load_zoo(), checkpoint.submodule)
+            return Variant(architecture, ("", *(each.tag for each in entry.checkpoints)))
+    raise InputError(f"local model {entry.name} has no checkpoint with a path: add it with 'kzoo add', or remove it")
+
+
 def _documents(
-    families: Sequence[Family], found: dict[tuple[str, str], list[Variant]], places: dict[str, int]
-) -> tuple[list[Any], dict[str, list[str]], set[int]]:
-    """The registry's fields with each form's place, the layer names by family, and the places with checkpoints."""
-    registry, names_by_family, trained = [], {}, set[int]()
+    families: Sequence[Family],
+    found: dict[tuple[str, str], list[Variant]],
+    unique: dict[str, dict[str, Architecture]],
+) -> tuple[list[Any], dict[str, list[str]], dict[str, set[int]]]:
+    """The registry's fields with each form's places, the layer names by family, and the places with checkpoints."""
+    places = {space: {text: place for place, text in enumerate(members)} for space, members in unique.items()}
+    trained = {space: set[int]() for space in unique}
+    registry, names_by_family = [], {}
     for family in families:
         texts: dict[str, int] = {}
         documents = []
         for entry in family.architectures:
             forms = []
             for variant in found[family.library, entry.name]:
-                architecture = variant.architecture
-                place = places[architecture.fingerprint]
-                text = "\n".join(layer.name for layer in architecture.layers)
-                names = texts.setdefault(text, len(texts))
+                form = variant.architecture
+                seen = {"paper": form, "extended": form.extended}
+                there = {space: places[space][seen[space].fingerprint] for space in unique}
+                spelled = ["\n".join(layer.name for layer in seen[space].layers) for space in unique]
+                names = [texts.setdefault(text, len(texts)) for text in spelled]
+                growth = variant.parameters_per_class
                 forms.append(
-                    (variant.tags, place, architecture.entries, names, variant.heads, variant.parameters_per_class)
+                    (variant.tags, [*there.values()], names, form.entries, variant.heads, growth, int(form.approximate))
                 )
-                if set(variant.tags) - {""}:
-                    trained.add(place)
+                for space in trained if set(variant.tags) - {""} else ():
+                    trained[space].add(there[space])
             documents.append({"fields": entry.model_dump(exclude_defaults=True), "forms": forms})
         head = {"library": family.library, "family": family.family, "version": family.version}
         registry.append({**head, "architectures": documents})
@@ -123,15 +156,17 @@ def _documents(
     return registry, names_by_family, trained
 
 
-def stored_rankings(encoding: Encoding, trained: set[int], progress: Progress) -> dict[str, Any]:
-    """Per measure and place, the most similar places that have checkpoints, best first; equals by place."""
-    stage = "matching all pairs of blocks"
-    scan = Scan(encoding, encoding, compiled_engine(), lambda done: progress(stage, done))
+def stored_rankings(encoding: Encoding, trained: set[int], space: str, progress: Progress) -> dict[str, Any]:
+    """Per measure of a space and place, the most similar places that have checkpoints, best first; equals by place."""
+    stage = f"matching all pairs of blocks ({space})"
+    scan = Scan(encoding, encoding, progress=lambda done: progress(stage, done))
     _ = scan.forward
-    stage = "ranking all pairs of architectures"
-    directed = scan.forward_values() / encoding.typed[:, None]
+    stage = f"ranking all pairs of architectures ({space})"
+    # A network of which a measure sees nothing has the value 0 with all others.
+    directed = scan.forward_values() / np.maximum(encoding.typed, 1)[:, None]
     sources = np.array(sorted(trained), dtype=np.intp)
-    measures: dict[str, Floats] = {"symmetric": np.sqrt(directed * directed.T), "directed": directed}
+    symmetric = np.sqrt(directed * directed.T)
+    measures = {"extended": symmetric} if space == "extended" else {"symmetric": symmetric, "directed": directed}
     return {measure: _best(values[:, sources], sources) for measure, values in measures.items()}
 
 
@@ -148,7 +183,7 @@ def check_index(directory: Path, path: Path) -> dict[str, Any]:
         InputError: there is no index, or the registry cannot be read.
     """
     meta = Index(path).meta
-    for what, digest in (("registry", registry_digest(directory)), ("code", code_digest())):
+    for what, digest in (("registry", registry_digest(directory)), ("code", code_digest(directory))):
         if meta[what] != digest:
             raise CheckFailed(
                 f"the index {path} is stale: the {what} has changed since it was compiled; run 'kzoo index'"
@@ -156,9 +191,9 @@ def check_index(directory: Path, path: Path) -> dict[str, Any]:
     return meta
 
 
-def code_digest() -> str:
-    """SHA-256 over the modules that decide what the index holds."""
+def code_digest(directory: Path) -> str:
+    """SHA-256 over the modules that decide what the index of a registry holds."""
     digest = hashlib.sha256()
-    for module in _DECISIVE_MODULES:
+    for module in (*_DECISIVE_MODULES, *(_LOCAL_MODULES if (directory / LOCAL).is_dir() else ())):
         digest.update(hashlib.sha256(source_file(module).read_bytes()).digest())
     return digest.hexdigest()

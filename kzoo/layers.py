@@ -1,7 +1,9 @@
 """What a network looks like with its weights forgotten: layers, architectures, fingerprints.
 
 Plain data: nothing here imports torch. Layer kinds and the meaning of an item follow section 1.1 and 1.2 of the DPIAT
-notes (arXiv 2212.13970): a *typed* layer has a weight that can be matched, everything else is kept as ``other``.
+notes (arXiv 2212.13970): a *typed* layer has a weight that can be matched, everything else is kept as ``other``. The
+paper types the kinds of `PAPER_KINDS` only; our ``extended`` measure adds those of `EXTENDED_KINDS`, in a list of items
+of its own, so that the paper's numbers stay the paper's.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -27,13 +29,24 @@ WEIGHT_AXES = {
     "bn2d": 1,
     "bn3d": 1,
     "linear": 2,
+    "layer_norm": 1,
+    "group_norm": 1,
+    "rms_norm": 1,
+    "embedding": 2,
+    "parameter1d": 1,
+    "parameter2d": 2,
+    "parameter3d": 3,
 }
 TYPED_KINDS = tuple(WEIGHT_AXES)
+#: Kinds that only the ``extended`` measure types; ``parameter`` kinds are weights that a container holds itself.
+EXTENDED_KINDS = TYPED_KINDS[TYPED_KINDS.index("layer_norm") :]
+PAPER_KINDS = TYPED_KINDS[: -len(EXTENDED_KINDS)]
 #: The largest size of an axis: the index and the matching keep sizes in 32 bits.
 MOST_SIZE = 2**31 - 1
 KINDS = (*TYPED_KINDS, "other")
-#: Typed kinds that make a container a block: all but batch normalisation (section 1.1).
-DIMENSIONAL_KINDS = frozenset(kind for kind in TYPED_KINDS if not kind.startswith("bn"))
+#: Typed kinds that make a container a block: of the paper's all but batch normalisation (section 1.1).
+DIMENSIONAL_KINDS = frozenset({*(kind for kind in PAPER_KINDS if not kind.startswith("bn")), "embedding"})
+_WITHOUT_BIAS = frozenset(kind for kind in EXTENDED_KINDS if kind == "embedding" or kind.startswith("parameter"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +54,8 @@ class Layer:
     """One layer: its kind, the shape of its weight and its name in the network.
 
     ``shape`` is the weight's, in torch's axis order: (out, in/groups, kh, kw) for ``conv2d``, (out, in) for ``linear``,
-    (channels,) for batch normalisation. ``other`` layers are never matched; their shape may be empty. ``bias`` tells
-    whether there is a bias (beta) beside the weight, as torch has by default.
+    (channels,) for a normalisation. ``other`` layers are never matched; their shape may be empty. ``bias`` tells
+    whether there is a bias (beta) beside the weight, as torch has by default; an embedding or a parameter has none.
 
     Raises:
         InputError: the kind is unknown, or the shape is not that of such a weight.
@@ -71,13 +84,13 @@ class Layer:
 
     @property
     def typed(self) -> bool:
-        """Whether the paper's measure sees this layer at all."""
+        """Whether this layer can be matched at all."""
         return self.kind != "other"
 
     @property
     def bias_entries(self) -> int:
         """Entries of the bias (beta), 0 where there is none: one per output channel or feature."""
-        if not (self.typed and self.bias):
+        if not (self.typed and self.bias) or self.kind in _WITHOUT_BIAS:
             return 0
         # A transposed convolution's weight is (in, out/groups, ...): the second axis is the output's, exactly so only
         # where there is one group; the shape does not tell how many.
@@ -98,7 +111,9 @@ class Architecture:
     """An ordered list of items, each a layer or a block (a flat tuple of layers), already standardized.
 
     ``parameters`` is the number of learned entries of the whole network where it is known; raw parameters and layers
-    of kind ``other`` hold entries that no item tells. It takes no part in equality or in the fingerprint.
+    of kind ``other`` hold entries that no item tells. ``approximate`` tells that order and layers without weights were
+    guessed, as from a file's header. ``extend`` gives the items of the same network as the ``extended`` measure sees
+    them. None of these takes part in equality or in the fingerprint.
 
     Raises:
         InputError: an item is neither a Layer nor a sequence of Layers.
@@ -107,6 +122,8 @@ class Architecture:
     items: tuple[Item, ...]
     name: str = field(default="", compare=False)
     parameters: int | None = field(default=None, compare=False)
+    approximate: bool = field(default=False, compare=False)
+    extend: Callable[[], tuple[Item, ...]] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.items, (tuple, list)):
@@ -132,9 +149,24 @@ class Architecture:
 
     @cached_property
     def typed_layers(self) -> int:
-        """How many layers the paper's measure sees: the value of matching the network with itself."""
+        """How many layers can be matched: the value of matching the network with itself."""
         rows = (item if isinstance(item, tuple) else (item,) for item in self.items)
         return sum(layer.kind != "other" for row in rows for layer in row)
+
+    @cached_property
+    def paper(self) -> Architecture:
+        """This network as the paper's measures see it: layers of the extended kinds are opaque."""
+        if all(layer.kind not in EXTENDED_KINDS for layer in self.layers):
+            return self
+        items = tuple(_opaque(item) if isinstance(item, Layer) else tuple(map(_opaque, item)) for item in self.items)
+        return Architecture(items, self.name, self.parameters, self.approximate)
+
+    @cached_property
+    def extended(self) -> Architecture:
+        """This network as the ``extended`` measure sees it."""
+        if self.extend is None:
+            return self
+        return Architecture(self.extend(), self.name, self.parameters, self.approximate)
 
     @property
     def entries(self) -> int:
@@ -146,6 +178,23 @@ class Architecture:
         """20 hexadecimal digits that equal architectures share; names do not enter."""
         text = "\n".join(_spell(item) for item in self.items)
         return hashlib.sha256(f"kzoo architecture 1\n{text}".encode()).hexdigest()[:20]
+
+
+def _opaque(layer: Layer) -> Layer:
+    return Layer("other", (), layer.name) if layer.kind in EXTENDED_KINDS else layer
+
+
+def raw_parameter(shape: tuple[int, ...], name: str) -> Layer:
+    """A parameter that a container holds itself, as the ``extended`` measure sees it.
+
+    Axes of size 1 are dropped, so that a token of shape (1, 1, 192) is like a scale of shape (192,); where more than
+    three axes are left, the leading ones are merged. A scalar has one axis; an empty parameter is opaque.
+    """
+    axes = tuple(size for size in shape if size != 1) or (1,)
+    axes = (math.prod(axes[:-2]), *axes[-2:]) if len(axes) > 3 else axes
+    if not 1 <= min(axes) <= max(axes) <= MOST_SIZE:
+        return Layer("other", (), name)
+    return Layer(f"parameter{len(axes)}d", axes, name, bias=False)
 
 
 def overlap(source: Layer, target: Layer) -> int:

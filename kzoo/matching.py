@@ -14,7 +14,7 @@ from kzoo.errors import InputError
 from kzoo.layers import Architecture
 from kzoo.scan import LayerPair, Scan
 
-Measure = Literal["symmetric", "directed", "reverse"]
+Measure = Literal["symmetric", "directed", "reverse", "extended"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 
 
@@ -24,7 +24,8 @@ class Matching:
 
     ``value`` is D(source -> target), ``reverse_value`` D(target -> source). ``pairs`` holds (source index path, target
     index path, score) per matched target layer, in target order; an index path is ``(item,)``, or ``(item, layer)``
-    inside a block. ``overwritten`` counts the target's entries that the paper's clip transfer overwrites.
+    inside a block. ``overwritten`` counts the target's entries that the paper's clip transfer overwrites. ``source`` and
+    ``target`` are the networks as the measure sees them.
     """
 
     source: Architecture
@@ -55,13 +56,13 @@ class Matching:
         return min(1.0, self.overwritten / self.target.entries)
 
 
-def match(source: Architecture, target: Architecture) -> Matching:
-    """Match the layers of ``source`` to those of ``target``.
+def match(source: Architecture, target: Architecture, measure: Measure = "symmetric") -> Matching:
+    """Match the layers of ``source`` to those of ``target``; ``extended`` matches its kinds too, the rest the paper's.
 
     Raises:
-        InputError: one of them has no layer that the measure can see.
+        InputError: one of them has no layer that the measure can see, or the measure is unknown.
     """
-    require_typed(source, target)
+    source, target = seen_by(measure, source), seen_by(measure, target)
     scan = Scan(encode_one(target), encode_one(source))
     forward, reverse = scan.forward_values().item(), scan.reverse_values().item()
     return Matching(source, target, forward, reverse, tuple(scan.pairs(0)), scan.overwritten(0))
@@ -70,11 +71,12 @@ def match(source: Architecture, target: Architecture) -> Matching:
 def similarity(source: Architecture, target: Architecture, measure: Measure = "symmetric") -> float:
     """Similarity in [0, 1]; ``symmetric`` is the paper's, ``directed`` its share of the target (section 2).
 
+    ``extended`` is ours: the symmetric similarity over more kinds of layers.
+
     Raises:
         InputError: one of them has no layer that the measure can see, or the measure is unknown.
     """
-    require_typed(source, target)
-    require_measure(measure)
+    source, target = seen_by(measure, source), seen_by(measure, target)
     scan = Scan(encode_one(target), encode_one(source))
     if measure == "reverse":
         return scan.reverse_values().item() / source.typed_layers
@@ -84,22 +86,24 @@ def similarity(source: Architecture, target: Architecture, measure: Measure = "s
     return symmetric_similarity(directed, scan.reverse_values().item() / source.typed_layers)
 
 
+def seen_by(measure: Measure, architecture: Architecture) -> Architecture:
+    """The architecture as a measure sees it.
+
+    Raises:
+        InputError: nothing of it can be seen, which would divide 0 by 0, or the measure is unknown.
+    """
+    if measure not in MEASURES:
+        raise InputError(f"measure {measure!r} is unknown: expected {', '.join(MEASURES)}")
+    seen = architecture.extended if measure == "extended" else architecture.paper
+    if not seen.typed_layers:
+        what = "layer with weights" if measure == "extended" else "convolution, batch normalisation or linear layer"
+        raise InputError(
+            f"{architecture.name or 'the architecture'} has no {what}, so its similarity to anything is undefined: "
+            "give a network with at least one such layer"
+        )
+    return seen
+
+
 def symmetric_similarity(directed: float, reverse: float) -> float:
     """sqrt(D(A->B) D(B->A) / (D(A->A) D(B->B))), since D of a network with itself counts its typed layers."""
     return math.sqrt(directed * reverse)
-
-
-def require_measure(measure: str) -> None:
-    """Raise InputError for a measure that does not exist."""
-    if measure not in MEASURES:
-        raise InputError(f"measure {measure!r} is unknown: expected {', '.join(MEASURES)}")
-
-
-def require_typed(*architectures: Architecture) -> None:
-    """Raise InputError for a network that the measure cannot see, instead of dividing 0 by 0."""
-    for architecture in architectures:
-        if not architecture.typed_layers:
-            raise InputError(
-                f"{architecture.name or 'the architecture'} has no convolution, batch normalisation or linear layer, so "
-                "its similarity to anything is undefined: give a network with at least one such layer"
-            )

@@ -1,4 +1,4 @@
-"""Rank the trained models of an index for one target: exact top k, filters, ties, warnings."""
+"""Rank the trained models of a zoo for one target: exact top k, filters, ties, warnings."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from kzoo.encoding import Encoding, encode, encode_one
+from kzoo.encoding import Floats, encode_one
 from kzoo.errors import InputError
-from kzoo.index import Index, Model
 from kzoo.layers import Architecture
-from kzoo.matching import Measure, require_measure, require_typed
+from kzoo.matching import Measure, seen_by
 from kzoo.scan import Scan, compiled_engine
+from kzoo.zoo import Model, Places, Zoo
 
 #: Licenses that allow use, change and redistribution with no more than a notice; ``permissive`` in a filter means these.
 PERMISSIVE_LICENSES = frozenset(
@@ -68,8 +68,8 @@ class Filters:
         """
         models = list(models)
         known = {
-            "license": {"permissive", *(model.license.lower() for model in models)},
-            "task": {model.task for model in models},
+            "license": {"permissive", *(text.lower() for model in models for text in _licenses(model))},
+            "task": {model.task for model in models if model.task},
             "library": {model.library for model in models},
             "data set": {data for model in models for data in model.trained_on},
         }
@@ -89,8 +89,9 @@ class Filters:
 
     def _allows(self, model: Model) -> bool:
         permitted = "permissive" in self.licenses and model.license.lower() in PERMISSIVE_LICENSES
+        named = any(text.lower() in self.licenses for text in _licenses(model))
         return (
-            (not self.licenses or permitted or model.license.lower() in self.licenses)
+            (not self.licenses or permitted or named)
             and self.task in (None, model.task)
             and (self.max_params is None or model.parameters <= self.max_params)
             and self.library in (None, model.library)
@@ -98,35 +99,45 @@ class Filters:
         )
 
 
+def _licenses(model: Model) -> list[str]:
+    """What a filter may call a model's license."""
+    return [text for text in (model.license, model.license_name) if text]
+
+
 @dataclass(frozen=True)
 class Row:
     """One recommended source: the best checkpoint of an architecture, or any checkpoint with all weights listed.
 
-    ``similarity`` is by the measure asked for; ``checkpoints`` counts those that share the fingerprint and pass the
-    filters, ``also`` names the other architectures among them; ``same`` tells that the target has this fingerprint.
+    ``similarity`` is by the measure asked for; ``symmetric``, ``directed``, ``reverse`` and ``coverage`` are the paper's
+    in any case, None where the paper's measure sees nothing of the target. ``exact`` is False where the target's or the
+    model's architecture is approximate. ``checkpoints`` counts those that share the fingerprint and pass the filters,
+    ``also`` names the other architectures among them; ``same`` tells that the target has this fingerprint. ``origin`` is
+    the registry that the model comes from.
     """
 
     rank: int
     model: str
     architecture: str
     similarity: float
-    symmetric: float
-    directed: float
-    reverse: float
-    coverage: float
+    symmetric: float | None
+    directed: float | None
+    reverse: float | None
+    coverage: float | None
     params: int
     license: str
+    license_name: str | None
     exact: bool
     warning: str | None
     accuracy: float | None
     library: str
-    task: str
-    classes: int
-    input_size: tuple[int, ...]
+    task: str | None
+    classes: int | None
+    input_size: tuple[int, ...] | None
     trained_on: tuple[str, ...]
     checkpoints: int
     also: tuple[str, ...]
     same: bool
+    origin: str
 
 
 @dataclass(frozen=True)
@@ -134,10 +145,12 @@ class Recommendation(Sequence[Row]):
     """The ranking of one target: a sequence of rows, best first.
 
     ``scanned`` counts the checkpoints that passed the filters and were ranked, ``architectures`` their fingerprints.
+    ``exact`` is False where the target's architecture is approximate, and with it the whole ranking.
     """
 
     target: str
     measure: str
+    exact: bool
     scanned: int
     architectures: int
     elapsed_ms: float
@@ -155,7 +168,7 @@ class Recommendation(Sequence[Row]):
 
 
 def search(
-    index: Index,
+    zoo: Zoo,
     target: Architecture,
     k: int = 10,
     measure: Measure = "symmetric",
@@ -163,7 +176,7 @@ def search(
     all_weights: bool = False,
     use_stored: bool = True,
 ) -> Recommendation:
-    """The k best sources for ``target`` among all trained models of ``index``.
+    """The k best sources for ``target`` among all trained models of ``zoo``.
 
     Rows of equal similarity are ordered by coverage (more first), accuracy (unknown last), fewer parameters, id. A
     stored ranking of an indexed target only says where to look: every value is computed anew. With ``use_stored`` off
@@ -173,64 +186,78 @@ def search(
         InputError: the target has no layer that the measure can see, k is not positive, or the measure is unknown.
     """
     started = time.perf_counter()
-    require_measure(measure)
-    require_typed(target)
+    seen = seen_by(measure, target)
     if not isinstance(k, int) or k < 1:
         raise InputError(f"k is {k!r}: ask for at least one result, in whole numbers")
     filters = filters or Filters()
-    own_place = index.places.get(target.fingerprint)
+    space = space_of(measure)
+    own_place = zoo.spaces[space].by_fingerprint.get(seen.fingerprint)
     eligible: dict[int, list[Model]] = {}
-    for model in filters.select(index.models.values()):
-        if not (filters.exclude_same and model.place == own_place):
-            eligible.setdefault(model.place, []).append(model)
+    for model in filters.select(zoo.models.values()):
+        if not (filters.exclude_same and model.places[space] == own_place):
+            eligible.setdefault(model.places[space], []).append(model)
     ranked = (
-        _from_stored(index, target, own_place, k, measure, set(eligible))
-        if use_stored and own_place is not None
-        else None
+        _from_stored(zoo, seen, own_place, k, measure, set(eligible)) if use_stored and own_place is not None else None
     )
     if ranked is None:
-        ranked = _Ranked.scan(index, target, measure, sorted(eligible))
-    own = index.architecture_of(target.name)
-    rows = [_row(*found, own_place) for found in _top(ranked, eligible, k, all_weights, own)]
+        ranked = _Ranked.scan(zoo.spaces[space], seen, measure, sorted(eligible))
+    own = zoo.architecture_of(target.name)
+    found = _top(ranked, eligible, k, all_weights, own)
+    paper = _paper_values(zoo, target, ranked, found, space)
     return Recommendation(
         target=target.name,
         measure=measure,
+        exact=not target.approximate,
         scanned=sum(map(len, eligible.values())),
         architectures=len(eligible),
         elapsed_ms=round((time.perf_counter() - started) * 1000, 3),
-        results=tuple(rows),
+        results=tuple(
+            _row(rank, row, values, same=row.place == own_place, exact=not target.approximate)
+            for rank, (row, values) in enumerate(zip(found, paper, strict=True), start=1)
+        ),
     )
 
 
-class _Ranked:
-    """Places with their values for one target, best first; coverage on demand."""
+def space_of(measure: Measure) -> str:
+    """The space of the index in which a measure is computed."""
+    return "extended" if measure == "extended" else "paper"
 
-    def __init__(self, target: Architecture, scan: Scan, measure: Measure, columns: dict[int, int]) -> None:
-        self.target, self._scan, self._columns = target, scan, columns
-        places = list(columns)
-        forward, reverse = scan.forward_values()[0], scan.reverse_values()[0]
-        chosen = [columns[place] for place in places]
-        directed = forward[chosen] / target.typed_layers
-        backward = reverse[chosen] / scan.sources.typed[chosen]
+
+class _Ranked:
+    """Places with their values for one target, best first; coverage on demand.
+
+    ``scans`` are the target against some sources each, with the column in which a place stands there.
+    """
+
+    def __init__(self, target: Architecture, measure: Measure, scans: Sequence[tuple[Scan, dict[int, int]]]) -> None:
+        self.target = target
+        self._homes = {place: (scan, column) for scan, columns in scans for place, column in columns.items()}
+        places = list(self._homes)
+        directed = np.concatenate([_directed(*part, target) for part in scans])
+        backward = np.concatenate([_backward(*part) for part in scans])
         values = {"symmetric": np.sqrt(directed * backward), "directed": directed, "reverse": backward}
         rounded = {name: value.round(_DIGITS) for name, value in values.items()}
-        self.order = [places[i] for i in np.argsort(-rounded[measure], kind="stable")]
+        # The extended measure is the symmetric one over more kinds of layers.
+        chosen = rounded.get(measure, rounded["symmetric"])
+        self.order = [places[i] for i in np.argsort(-chosen, kind="stable")]
         self.values = {
-            place: {"similarity": float(rounded[measure][i]), **{name: float(rounded[name][i]) for name in rounded}}
+            place: {"similarity": float(chosen[i]), **{name: float(rounded[name][i]) for name in rounded}}
             for i, place in enumerate(places)
         }
 
     @classmethod
-    def scan(cls, index: Index, target: Architecture, measure: Measure, places: Sequence[int]) -> _Ranked:
-        """Match the target against the whole index."""
-        scan = Scan(encode_one(target), index.encoding, compiled_engine())
-        return cls(target, scan, measure, {place: place for place in places})
+    def scan(cls, zoo: Places, target: Architecture, measure: Measure, places: Sequence[int]) -> _Ranked:
+        """Match the target against the whole first index, and the few places that only later ones have."""
+        encoding = zoo.first.encoding
+        more = [place for place in places if place >= len(encoding)]
+        whole = Scan(encode_one(target), encoding, compiled_engine())
+        parts = [(whole, {place: place for place in places if place < len(encoding)})]
+        return cls(target, measure, parts + ([_few(zoo, target, more)] if more else []))
 
     @classmethod
-    def some(cls, index: Index, target: Architecture, measure: Measure, places: Sequence[int]) -> _Ranked:
+    def some(cls, zoo: Places, target: Architecture, measure: Measure, places: Sequence[int]) -> _Ranked:
         """Match the target against a few places only."""
-        scan = Scan(encode_one(target), _subset(index, places))
-        return cls(target, scan, measure, {place: column for column, place in enumerate(places)})
+        return cls(target, measure, [_few(zoo, target, places)])
 
     def similarity(self, place: int) -> float:
         """Similarity by the measure asked for."""
@@ -238,38 +265,61 @@ class _Ranked:
 
     def coverage(self, place: int) -> float:
         """Coverage of the target by the architecture at a place."""
-        return min(1.0, self._scan.overwritten(self._columns[place]) / self.target.entries)
+        scan, column = self._homes[place]
+        return round(min(1.0, scan.overwritten(column) / self.target.entries), _DIGITS)
 
 
-def _subset(index: Index, places: Sequence[int]) -> Encoding:
-    return encode([Architecture(index.items(place)) for place in places])
+def _few(zoo: Places, target: Architecture, places: Sequence[int]) -> tuple[Scan, dict[int, int]]:
+    return Scan(encode_one(target), zoo.encode(places)), {place: column for column, place in enumerate(places)}
+
+
+def _directed(scan: Scan, columns: dict[int, int], target: Architecture) -> Floats:
+    return np.asarray(scan.forward_values()[0][list(columns.values())] / target.typed_layers)
+
+
+def _backward(scan: Scan, columns: dict[int, int]) -> Floats:
+    chosen = list(columns.values())
+    # A source of which the measure sees nothing has the value 0.
+    return np.asarray(scan.reverse_values()[0][chosen] / np.maximum(scan.sources.typed[chosen], 1))
 
 
 def _from_stored(
-    index: Index, target: Architecture, own_place: int, k: int, measure: Measure, eligible: set[int]
+    zoo: Zoo, target: Architecture, own_place: int, k: int, measure: Measure, eligible: set[int]
 ) -> _Ranked | None:
     """Values of the first places of the stored ranking, far enough that no other can be among the k best.
 
+    Places that only later layers have trained models for are not in any stored ranking: all of them are looked at.
     None where the stored part is too short to be sure.
     """
-    stored = index.ranking(measure)
-    if stored is None:
+    space = space_of(measure)
+    places = zoo.spaces[space]
+    stored = places.ranking(measure)
+    if stored is None or own_place >= len(stored):
         return None
     near = [place for place in stored[own_place].tolist() if place in eligible]
+    others = sorted(eligible - zoo.ranked_places(space))
     count = min(k + 2, len(near))
     while True:
-        ranked = _Ranked.some(index, target, measure, near[:count])
-        if count == len(eligible):
+        ranked = _Ranked.some(places, target, measure, near[:count] + others)
+        if count + len(others) == len(eligible):
             return ranked
         # Places further down are no better than the last one here; it must be worse than the k-th, or ties are missed.
-        if count > k and ranked.similarity(ranked.order[-1]) < ranked.similarity(ranked.order[k - 1]):
+        if count > k and ranked.similarity(near[count - 1]) < ranked.similarity(ranked.order[k - 1]):
             return ranked
         if count == len(near):
             return None
         count = min(2 * count, len(near))
 
 
-_Found = tuple[int, dict[str, float], float, Model, list[Model]]
+@dataclass(frozen=True)
+class _Found:
+    """A place that made it into the ranking, the checkpoint to show of it, and all that share it."""
+
+    place: int
+    similarity: float
+    coverage: float
+    model: Model
+    models: list[Model]
 
 
 def _top(ranked: _Ranked, eligible: dict[int, list[Model]], k: int, all_weights: bool, own: str | None) -> list[_Found]:
@@ -281,13 +331,35 @@ def _top(ranked: _Ranked, eligible: dict[int, list[Model]], k: int, all_weights:
         found = []
         for place in group:
             models = _best_first(eligible[place], own)
-            coverage = round(ranked.coverage(place), _DIGITS)
+            coverage = ranked.coverage(place)
             found += [
-                (ranked.values[place], coverage, model, models) for model in (models if all_weights else models[:1])
+                _Found(place, ranked.similarity(place), coverage, model, models)
+                for model in (models if all_weights else models[:1])
             ]
-        found.sort(key=lambda row: (-row[1], *_unknown_last(row[2].accuracy), row[2].parameters, row[2].id))
-        rows += [(len(rows) + offset, *row) for offset, row in enumerate(found, start=1)]
+        found.sort(
+            key=lambda row: (-row.coverage, *_unknown_last(row.model.accuracy), row.model.parameters, row.model.id)
+        )
+        rows += found
     return rows[:k]
+
+
+_Values = dict[str, float | None]
+_NOTHING: _Values = {"symmetric": None, "directed": None, "reverse": None, "coverage": None}
+
+
+def _paper_values(zoo: Zoo, target: Architecture, ranked: _Ranked, found: list[_Found], space: str) -> list[_Values]:
+    """The paper's values and coverage of each row, whatever measure they were ranked by."""
+    if space != "paper":
+        if not target.paper.typed_layers:
+            return [_NOTHING] * len(found)
+        places = list(dict.fromkeys(row.model.places["paper"] for row in found))
+        ranked = _Ranked.some(zoo.spaces["paper"], target.paper, "symmetric", places)
+    rows: list[_Values] = []
+    for row in found:
+        place = row.model.places["paper"]
+        values = ranked.values[place] | {"coverage": row.coverage if space == "paper" else ranked.coverage(place)}
+        rows.append({name: values[name] for name in _NOTHING})
+    return rows
 
 
 def _ties(ranked: _Ranked) -> Iterator[list[int]]:
@@ -320,19 +392,19 @@ def _unknown_last(accuracy: float | None) -> tuple[bool, float]:
     return accuracy is None, -(accuracy or 0.0)
 
 
-def _row(
-    rank: int, values: dict[str, float], coverage: float, model: Model, models: list[Model], own_place: int | None
-) -> Row:
-    also = dict.fromkeys(other.architecture for other in models if other.architecture != model.architecture)
+def _row(rank: int, found: _Found, values: _Values, same: bool, exact: bool) -> Row:
+    model = found.model
+    also = dict.fromkeys(other.architecture for other in found.models if other.architecture != model.architecture)
     return Row(
         rank=rank,
         model=model.id,
         architecture=model.architecture,
+        similarity=found.similarity,
         **values,
-        coverage=coverage,
         params=model.parameters,
         license=model.license,
-        exact=True,
+        license_name=model.license_name,
+        exact=exact and not model.form.approximate,
         warning=directed_warning(values["directed"]),
         accuracy=model.accuracy,
         library=model.library,
@@ -340,14 +412,17 @@ def _row(
         classes=model.classes,
         input_size=model.input_size,
         trained_on=model.trained_on,
-        checkpoints=len(models),
+        checkpoints=len(found.models),
         also=tuple(also),
-        same=model.place == own_place,
+        same=same,
+        origin=model.origin,
     )
 
 
-def directed_warning(directed: float) -> str | None:
-    """What the authors' results say of a transfer at this directed similarity; None where they were good."""
+def directed_warning(directed: float | None) -> str | None:
+    """What the authors' results say of a transfer at this directed similarity; None where they were good or say nothing."""
+    if directed is None:
+        return None
     if directed < _HARMFUL_BELOW:
         return HARMFUL
     return UNCERTAIN if directed < _UNCERTAIN_BELOW else None

@@ -1,7 +1,8 @@
 """The one parser of the strings that name a network, and how each becomes an architecture.
 
-``timm:resnet18`` · ``torchvision:resnet18`` · ``timm/resnet18.a1_in1k`` (a registry id) · ``py:package.module:factory``.
-The index answers where it can, without torch; what it does not hold is built by the library.
+``timm:resnet18`` · ``torchvision:resnet18`` · ``timm/resnet18.a1_in1k`` (a registry id) · ``local:NAME`` ·
+``path/to/file.safetensors`` or a folder holding one · ``py:package.module:factory``. The zoo answers where it can,
+without torch; what it does not hold is built by the library, or read from the file's header.
 """
 
 from __future__ import annotations
@@ -9,61 +10,74 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from kzoo.errors import InputError, KzooError
-from kzoo.index import Entry, Form, Index
-from kzoo.layers import MOST_SIZE, Architecture, Layer
-from kzoo.paths import index_file
-from kzoo.readers.libraries import LIBRARIES, load_library
-from kzoo.readers.variants import resized
+from kzoo.errors import InputError, KzooError, KzooWarning
+from kzoo.heads import with_classes
+from kzoo.index import Entry
+from kzoo.layers import MOST_SIZE, Architecture
+from kzoo.readers.files import looks_like_path, read_weights_file
+from kzoo.readers.libraries import LIBRARIES, LOCAL, load_library
+from kzoo.refine import as_claimed, identify
+from kzoo.zoo import Zoo
 
 if TYPE_CHECKING:
     from torch import nn
 
 _EXPECTED = (
-    "expected timm:NAME, torchvision:NAME, a registry id like timm/resnet18.a1_in1k, or py:package.module:factory"
+    "expected timm:NAME, torchvision:NAME, a registry id like timm/resnet18.a1_in1k, the path of a safetensors file or of "
+    "a folder that holds one, or py:package.module:factory"
 )
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a target may change of the network that its string names; None leaves it as it is."""
+    """What a target may change of the network that its string names; None leaves it as it is.
+
+    ``submodule`` takes a part of it, by its path.
+    """
 
     classes: int | None = None
     in_chans: int | None = None
     img_size: int | None = None
+    submodule: str | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("classes", self.classes), ("in-chans", self.in_chans), ("img-size", self.img_size)):
             least = 0 if name == "classes" else 1
             if value is not None and not (isinstance(value, int) and least <= value <= MOST_SIZE):
                 raise InputError(f"{name} is {value}: expected a whole number from {least} to {MOST_SIZE}")
+        if self.submodule is not None and not (isinstance(self.submodule, str) and self.submodule):
+            raise InputError(f"submodule is {self.submodule!r}: expected the path of a module, such as layer1.0")
 
 
 def resolve(
-    source: object, index: Callable[[], Index], options: Options | None = None, trust_code: bool = False
+    source: object, zoo: Callable[[], Zoo], options: Options | None = None, trust_code: bool = False
 ) -> Architecture:
     """The architecture of an Architecture, a torch module or a string.
 
-    ``index`` is called only when a string needs it. ``trust_code`` allows ``py:``, which imports and runs code.
+    ``zoo`` is called only when a string needs it. ``trust_code`` allows ``py:``, which imports and runs code.
 
     Raises:
         InputError: the string has no such form, names nothing known, or needs a library that is not installed.
     """
     options = options or Options()
     if isinstance(source, str) and not source.startswith("py:"):
-        return _resolve_string(source, index(), options)
-    if options != Options():
+        return _resolve_string(source, zoo(), options)
+    if options != Options(submodule=options.submodule):
         raise InputError("classes, in-chans and img-size change a named network only: build your own with them")
     if isinstance(source, Architecture):
+        if options.submodule is not None:
+            raise InputError("a kzoo.Architecture has no submodules: give its items of that part")
         return source
     if isinstance(source, str):
-        return _from_python(source.removeprefix("py:"), trust_code)
+        return _from_python(source.removeprefix("py:"), trust_code, options.submodule)
     if is_torch_module(source):
-        return _read_module(source, type(source).__name__)
+        return _read_module(source, type(source).__name__, options.submodule)
     raise InputError(
         f"cannot read an architecture from {type(source).__name__}: give a torch module, a kzoo.Architecture or a string"
     )
@@ -75,35 +89,58 @@ def is_torch_module(value: object) -> TypeGuard[nn.Module]:
     return torch is not None and isinstance(value, torch.nn.Module)
 
 
-def _resolve_string(text: str, index: Index, options: Options) -> Architecture:
-    scheme, colon, rest = text.partition(":")
-    if scheme in LIBRARIES and colon:
-        return _from_library(text, scheme, rest, index, options)
-    identifier = index.aliases.get(text, text)
-    if identifier in index.models:
-        model = index.models[identifier]
-        return _form_of(index, index.entries[model.architecture], model.tag, text, options)
-    if index.path != index_file():
-        return _resolve_string(text, Index(index_file()), options)
-    raise InputError(f"{text!r} names no network: {_EXPECTED}; nearest: {', '.join(index.nearest(text))}")
+def _resolve_string(text: str, zoo: Zoo, options: Options) -> Architecture:
+    library, colon, name = text.partition(":")
+    model = zoo.model(text) or (zoo.model(f"{library}/{name}") if library in (*LIBRARIES, LOCAL) else None)
+    entry = zoo.entries.get(text) or (model.entry if model else None)
+    if entry is not None:
+        _tell_version(entry.library, zoo)
+        return _form_of(entry, model.tag if model else "", text, options)
+    if library in LIBRARIES and colon:
+        return _from_library(text, library, name, zoo, options)
+    if not text.startswith(("hf:", f"{LOCAL}:")) and looks_like_path(text):
+        return _from_file(Path(text), zoo, options)
+    raise InputError(f"{text!r} names no network: {_EXPECTED}; nearest: {', '.join(zoo.nearest(text))}")
 
 
-def _from_library(text: str, library: str, name: str, index: Index, options: Options) -> Architecture:
-    if text in index.entries:
-        return _form_of(index, index.entries[text], "", text, options)
-    if text in index.aliases or f"{library}/{name}" in index.models:
-        model = index.models[index.aliases.get(text, f"{library}/{name}")]
-        return _form_of(index, index.entries[model.architecture], model.tag, text, options)
-    if index.path != index_file():
-        # A registry of one's own need not hold the target.
-        return _from_library(text, library, name, Index(index_file()), options)
-    if installed_version(library) not in (None, index.meta["libraries"].get(library)):
-        # Another version than the index was built from may know more.
+def _from_library(text: str, library: str, name: str, zoo: Zoo, options: Options) -> Architecture:
+    """A network that the zoo does not hold: another version of its library may know more."""
+    installed = installed_version(library)
+    if installed not in (None, zoo.version(library)):
         try:
-            return load_library(library).build(name, options.classes, options.in_chans, options.img_size)
+            found = _build(library, name, options)
         except Exception as error:  # constructors raise what they like
             _reraise_own(error)
-    raise InputError(f"{library} has no architecture {name!r}; nearest: {', '.join(index.nearest(text))}")
+        else:
+            warnings.warn(
+                f"{text} is not in the index, which was built with {library} {zoo.version(library)}: it was read from "
+                f"the installed {library} {installed}; 'kzoo registry sync {library}' and 'kzoo index' add it",
+                KzooWarning,
+                stacklevel=2,
+            )
+            return found
+    raise InputError(f"{library} has no architecture {name!r}; nearest: {', '.join(zoo.nearest(text))}")
+
+
+def _tell_version(library: str, zoo: Zoo) -> None:
+    """Say so where the installed library is newer than the one that the index knows."""
+    installed, known = installed_version(library), zoo.version(library)
+    if installed is None or known is None or installed == known:
+        return
+    from packaging.version import Version
+
+    if Version(installed) > Version(known):
+        warnings.warn(
+            f"{library} {installed} is installed, but the index was built with {known}: what is new in it is not ranked; "
+            f"'kzoo registry sync {library}' and 'kzoo index' add it",
+            KzooWarning,
+            stacklevel=2,
+        )
+
+
+def _build(library: str, name: str, options: Options) -> Architecture:
+    reader = load_library(library)
+    return reader.build(name, options.classes, options.in_chans, options.img_size, options.submodule)
 
 
 def _reraise_own(error: Exception) -> None:
@@ -120,39 +157,69 @@ def installed_version(distribution: str) -> str | None:
         return None
 
 
-def _form_of(index: Index, entry: Entry, tag: str, text: str, options: Options) -> Architecture:
-    """A form from the index; a head of another size is put on where that changes nothing else."""
+def _form_of(entry: Entry, tag: str, text: str, options: Options) -> Architecture:
+    """A form from the zoo; a head of another size is put on where that changes nothing else."""
     form = entry.forms[tag]
-    channels = entry.fields["input_size"][0]
-    plain = options.in_chans in (None, channels) and options.img_size is None
+    size = entry.fields.get("input_size")
+    plain = options.in_chans in (None, size and size[0]) and options.img_size is None and options.submodule is None
     if plain and options.classes is None:
-        return index.architecture(entry, form, text)
+        return entry.architecture(form, text)
     if plain and options.classes and form.heads is not None:
-        return with_classes(index.architecture(entry, form, text), form, options.classes)
+        return with_classes(entry.architecture(form, text), form, options.classes)
+    if entry.library == LOCAL:
+        raise InputError(f"{text} is a file of weights, which has one shape only: leave out the options that change it")
     name = f"{entry.name}.{tag}" if tag and entry.library == "timm" else entry.name
     try:
-        return load_library(entry.library).build(name, options.classes, options.in_chans, options.img_size)
+        return _build(entry.library, name, options)
     except Exception as error:  # constructors raise what they like
         _reraise_own(error)
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{text} cannot be built with these options ({reason:.200}): give other ones") from None
 
 
-def with_classes(architecture: Architecture, form: Form, classes: int) -> Architecture:
-    """The architecture with heads of ``classes`` outputs, as its library would build it; the form must know its heads."""
-    assert form.heads is not None
-    layers = list(architecture.layers)
-    before = layers[form.heads[0]].shape[0]
-    for place in form.heads:
-        layers[place] = resized(layers[place], classes)
-    rest = iter(layers)
-    items = tuple(
-        next(rest) if isinstance(item, Layer) else tuple(next(rest) for _ in item) for item in architecture.items
-    )
-    return Architecture(items, architecture.name, form.parameters + form.parameters_per_class * (classes - before))
+def _from_file(path: Path, zoo: Zoo, options: Options) -> Architecture:
+    if options.in_chans is not None or options.img_size is not None or options.classes is not None:
+        raise InputError(
+            f"{path} is a file of weights, which has one shape only: leave out --classes, --in-chans and --img-size, "
+            "or name the network instead of its file"
+        )
+    return file_architecture(path, zoo, options.submodule)
 
 
-def _from_python(rest: str, trust_code: bool) -> Architecture:
+def file_architecture(path: Path, zoo: Zoo, submodule: str | None = None) -> Architecture:
+    """The architecture of the network in a file: exact where its config.json names one that fits, else approximate.
+
+    Raises:
+        InputError: the file cannot be read or is faulty, or there is no such submodule.
+    """
+    file = read_weights_file(path)
+    approximate = file.architecture(submodule)
+    if submodule is not None or not file.claims:
+        return approximate
+    exact = as_claimed(zoo, approximate, file.claims, file.classes)
+    if exact is None:
+        warnings.warn(
+            f"the config.json beside {file.path} names {' or '.join(file.claims)}, which kzoo does not know with the "
+            "tensors of this file: its architecture is approximate",
+            KzooWarning,
+            stacklevel=2,
+        )
+    return exact or approximate
+
+
+def refine(architecture: Architecture, zoo: Zoo) -> Architecture:
+    """The exact architecture behind an approximate one, where a known network has its layers; else as it is."""
+    if not architecture.approximate:
+        return architecture
+    exact = identify(zoo, architecture)
+    if exact is None:
+        warnings.warn(
+            f"{architecture.name} stays approximate: no known network has its layers", KzooWarning, stacklevel=2
+        )
+    return exact or architecture
+
+
+def _from_python(rest: str, trust_code: bool, submodule: str | None) -> Architecture:
     module_name, colon, factory = rest.partition(":")
     if not (module_name and colon and factory):
         raise InputError(f"'py:{rest}' is incomplete: expected py:package.module:factory")
@@ -173,14 +240,14 @@ def _from_python(rest: str, trust_code: bool) -> Architecture:
         ) from None
     finally:
         sys.path[:] = path
-    if isinstance(made, Architecture):
+    if isinstance(made, Architecture) and submodule is None:
         return made
     if not is_torch_module(made):
         raise InputError(f"'py:{rest}' returned {type(made).__name__}: expected a torch module")
-    return _read_module(made, f"py:{rest}")
+    return _read_module(made, f"py:{rest}", submodule)
 
 
-def _read_module(module: nn.Module, name: str) -> Architecture:
+def _read_module(module: nn.Module, name: str, submodule: str | None) -> Architecture:
     from kzoo.readers.module import module_architecture
 
-    return module_architecture(module, name)
+    return module_architecture(module, name, submodule)

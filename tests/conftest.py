@@ -8,19 +8,19 @@ from functools import cache
 
 import pytest
 
-from kzoo.facade import load_index
-from kzoo.index import Index
 from kzoo.layers import Architecture
+from kzoo.zoo import Zoo, load_zoo
 
-os.environ.pop("KZOO_REGISTRY", None)
+# Nobody's own models take part; the processes that tests start inherit this.
+os.environ["KZOO_REGISTRY"] = ""
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
-def index() -> Index:
-    """The index of this checkout."""
-    return load_index()
+def zoo() -> Zoo:
+    """The models of this checkout's registry."""
+    return load_zoo()
 
 
 @pytest.fixture(scope="session")

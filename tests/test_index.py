@@ -13,9 +13,10 @@ from kzoo.catalog import load_registry
 from kzoo.index import Index
 from kzoo.indexing import build_index, check_index, stored_rankings
 from kzoo.layers import Architecture
-from kzoo.matching import match
+from kzoo.matching import similarity
 from kzoo.paths import index_file, registry_directory
 from kzoo.search import search
+from kzoo.zoo import Zoo
 from tests.architectures import network
 
 SMALL = ("torchvision/squeezenet.yaml", "torchvision/vgg.yaml")
@@ -47,7 +48,7 @@ def test_a_rebuild_gives_the_same_bytes(small: Path, tmp_path: Path) -> None:
 
 
 def test_no_field_of_the_registry_is_lost(small: Path) -> None:
-    index = Index(small / "index.npz")
+    index = Zoo([Index(small / "index.npz")])
     for family in load_registry(small):
         for entry in family.architectures:
             stored = index.entries[f"{family.library}:{entry.name}"]
@@ -65,7 +66,7 @@ def test_a_changed_registry_or_code_makes_it_stale(
     folder = tmp_path / "registry"
     shutil.copytree(small, folder)
     assert check_index(folder, folder / "index.npz")["checkpoints"] == 11
-    monkeypatch.setattr("kzoo.indexing.code_digest", lambda: "other")
+    monkeypatch.setattr("kzoo.indexing.code_digest", lambda directory: "other")
     with pytest.raises(CheckFailed, match="the code has changed"):
         check_index(folder, folder / "index.npz")
     path = folder / "torchvision" / "vgg.yaml"
@@ -109,7 +110,7 @@ def test_a_registry_without_checkpoints(tmp_path: Path) -> None:
         "- {name: alexnet, parameters: 61100840, classes: 1000, input_size: [3, 224, 224]}\n"
     )
     build_index(tmp_path, tmp_path / "index.npz", lambda what, done: None)
-    found = search(Index(tmp_path / "index.npz"), network(8, 1))
+    found = search(Zoo([Index(tmp_path / "index.npz")]), network(8, 1))
     assert (list(found), found.scanned) == ([], 0)
 
 
@@ -135,46 +136,50 @@ def test_a_registry_that_the_library_does_not_know(small: Path, tmp_path: Path) 
     assert not (tmp_path / "index.npz").exists()
 
 
-def test_checkpoints_stand_with_their_own_heads(index: Index) -> None:
+def test_checkpoints_stand_with_their_own_heads(zoo: Zoo) -> None:
     heads = {}
     for identifier in ("timm/vit_base_patch16_224.augreg_in21k", "timm/vit_base_patch16_224.augreg_in1k"):
-        model = index.models[identifier]
-        form = index.entries[model.architecture].forms[model.tag]
-        heads[identifier] = index.architecture(index.entries[model.architecture], form, identifier).layers[-1]
+        model = zoo.models[identifier]
+        heads[identifier] = model.entry.architecture(model.form, identifier).layers[-1]
     assert [head.shape for head in heads.values()] == [(21843, 768), (1000, 768)]
-    features = index.models["torchvision/vgg16.IMAGENET1K_FEATURES"]
-    kinds = {
-        layer.kind
-        for item in index.items(features.place)
-        for layer in ([item] if not isinstance(item, tuple) else item)
-    }
+    features = zoo.models["torchvision/vgg16.IMAGENET1K_FEATURES"]
+    items = zoo.spaces["paper"].items(features.places["paper"])
+    kinds = {layer.kind for item in items for layer in ([item] if not isinstance(item, tuple) else item)}
     assert kinds == {"conv2d", "other"}
 
 
-def test_every_place_is_reached_and_every_architecture_has_names(index: Index) -> None:
-    assert len(index.places) == len(index.encoding) == index.meta["fingerprints"]
-    assert {form.place for entry in index.entries.values() for form in entry.forms.values()} == set(
-        index.places.values()
+@pytest.mark.parametrize("space", ["paper", "extended"])
+def test_every_place_is_reached_and_every_architecture_has_names(zoo: Zoo, space: str) -> None:
+    (index,) = zoo.layers
+    count = len(index.spaces[space].encoding)
+    assert len(zoo.spaces[space]) == count == len(set(index.spaces[space].fingerprints))
+    reached = {form.places[space] for entry in index.entries.values() for form in entry.forms.values()}
+    assert reached == set(range(count))
+    entry = index.entries["timm:vit_tiny_patch16_224"]
+    architecture = entry.architecture(entry.default, "timm:vit_tiny_patch16_224")
+    seen = architecture.extended if space == "extended" else architecture
+    assert seen.fingerprint == index.spaces[space].fingerprints[entry.default.places[space]]
+    assert [layer.name for layer in seen.layers if layer.typed][:4] == (
+        ["cls_token", "pos_embed", "patch_embed.proj", "blocks.0.norm1"]
+        if space == "extended"
+        else ["patch_embed.proj", "blocks.0.attn.qkv", "blocks.0.attn.proj", "blocks.0.mlp.fc1"]
     )
-    entry = index.entries["timm:resnet18"]
-    architecture = index.architecture(entry, entry.default, "timm:resnet18")
-    assert architecture.fingerprint == index.fingerprints[entry.default.place]
-    assert [layer.name for layer in architecture.layers[:3]] == ["conv1", "bn1", "act1"]
-    assert architecture.layers[-1].name == "fc"
-    assert architecture.parameters == 11_689_512
+    assert architecture.layers[-1].name == "head"
+    assert architecture.parameters == seen.parameters == 5_717_416
 
 
 def test_stored_rankings_are_by_descending_similarity(small: Path) -> None:
-    index = Index(small / "index.npz")
-    count = len(index.encoding)
-    trained = set(index.trained)
-    rankings = stored_rankings(index.encoding, trained, lambda what, done: None)
-    architectures = [Architecture(index.items(place)) for place in range(count)]
-    for place in range(count):
-        for measure in ("symmetric", "directed"):
-            order = rankings[measure][place].tolist()
-            assert sorted(order) == sorted(trained)
-            values = [round(getattr(match(architectures[other], architectures[place]), measure), 12) for other in order]
-            assert values == sorted(values, reverse=True)
-            np.testing.assert_array_equal(order, index.ranking(measure)[place])
-    assert index.ranking("reverse") is None
+    layer = Zoo([Index(small / "index.npz")])
+    for space, measures in (("paper", ("symmetric", "directed")), ("extended", ("extended",))):
+        encoding, trained = layer.layers[0].spaces[space].encoding, set(layer.trained(space))
+        rankings = stored_rankings(encoding, trained, space, lambda what, done: None)
+        assert set(rankings) == set(measures)
+        architectures = [Architecture(layer.spaces[space].items(place)) for place in range(len(encoding))]
+        for place, target in enumerate(architectures):
+            for measure in measures:
+                order = rankings[measure][place].tolist()
+                assert sorted(order) == sorted(trained)
+                values = [round(similarity(architectures[other], target, measure), 12) for other in order]
+                assert values == sorted(values, reverse=True)
+                np.testing.assert_array_equal(order, layer.spaces[space].ranking(measure)[place])
+    assert layer.spaces["paper"].ranking("reverse") is None

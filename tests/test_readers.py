@@ -131,7 +131,7 @@ def test_torchvision_entries() -> None:
 
 def test_forms_of_an_architecture() -> None:
     tags = ("augreg_in1k", "augreg_in21k", "orig_in21k")
-    default, in21k, headless = timm_reader.variants("vit_base_patch16_224", tags)
+    default, in21k, headless = timm_reader._variants("vit_base_patch16_224", tags)
     assert [form.tags for form in (default, in21k, headless)] == [
         ("", "augreg_in1k"),
         ("augreg_in21k",),

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from kzoo import scan as scanning
 from kzoo.encoding import encode, encode_one
-from kzoo.index import Index
 from kzoo.layers import Architecture
 from kzoo.scan import INTERPRETED, Scan, compiled_engine
+from kzoo.zoo import Zoo
 from tests import transcription
 from tests.architectures import architectures, bn, network
 
@@ -39,11 +39,12 @@ def test_many_targets_at_once(targets: list[Architecture], sources: list[Archite
     np.testing.assert_allclose(scan.reverse_values(), backward, atol=1e-12)
 
 
-def test_slices_and_threads_change_nothing(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = encode([Architecture(index.items(place)) for place in (3, 700)])
-    whole = Scan(target, index.encoding, dataclasses.replace(compiled_engine(), threads=1))
+def test_slices_and_threads_change_nothing(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = zoo.layers[0].spaces["paper"]
+    target = encode([Architecture(everything.items(place)) for place in (3, 700)])
+    whole = Scan(target, everything.encoding, dataclasses.replace(compiled_engine(), threads=1))
     told: list[float] = []
-    sliced = Scan(target, index.encoding, dataclasses.replace(compiled_engine(), threads=3), told.append)
+    sliced = Scan(target, everything.encoding, dataclasses.replace(compiled_engine(), threads=3), told.append)
     monkeypatch.setattr(scanning, "_STEPS_PER_THREAD", 1)
     assert (whole.forward_values() == sliced.forward_values()).all()
     assert (whole.reverse_values() == sliced.reverse_values()).all()

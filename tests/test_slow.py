@@ -10,23 +10,23 @@ import pytest
 
 import kzoo
 from benchmarks.common import write
-from kzoo.index import Index
 from kzoo.indexing import build_index
 from kzoo.layers import Item, Layer
 from kzoo.paths import index_file, registry_directory
 from kzoo.readers.libraries import load_library
 from kzoo.search import search
+from kzoo.zoo import Zoo
 from tests.plain_scan import PlainScan
 
 pytestmark = pytest.mark.slow
 TARGETS = 50
 
 
-def test_whole_rankings_equal_a_plain_full_scan(index: Index) -> None:
-    names = [name for name in index.entries if name.startswith("timm:")]
+def test_whole_rankings_equal_a_plain_full_scan(zoo: Zoo) -> None:
+    names = [name for name in zoo.entries if name.startswith("timm:")]
     names = names[:: len(names) // TARGETS][:TARGETS]
     scan = PlainScan()
-    sources = {place: scan.number(index.items(place)) for place in index.trained}
+    sources = {place: scan.number(zoo.spaces["paper"].items(place)) for place in zoo.trained("paper")}
     worst = 0.0
     rows_compared = 0
     for name in names:
@@ -36,19 +36,19 @@ def test_whole_rankings_equal_a_plain_full_scan(index: Index) -> None:
             place: math.sqrt(
                 scan.value(theirs, ours)
                 * scan.value(ours, theirs)
-                / (int(index.encoding.typed[place]) * target.typed_layers)
+                / (int(zoo.spaces["paper"].first.encoding.typed[place]) * target.typed_layers)
             )
             for place, theirs in sources.items()
         }
-        whole = search(index, target, k=len(plain))
+        whole = search(zoo, target, k=len(plain))
         values = [row.similarity for row in whole]
         assert values == sorted(values, reverse=True)
-        places = [index.models[row.model].place for row in whole]
+        places = [zoo.models[row.model].place for row in whole]
         assert sorted(places) == sorted(plain)
         worst = max([worst, *(abs(value - plain[place]) for value, place in zip(values, places, strict=True))])
         assert worst < 1e-11, name
         for k in (10, 60):
-            assert search(index, target, k=k).results == whole.results[:k], name
+            assert search(zoo, target, k=k).results == whole.results[:k], name
         rows_compared += len(values)
     write("rankings", {"targets": len(names), "rows_compared": rows_compared, "largest_difference": worst})
 
@@ -59,10 +59,10 @@ def _unnamed(item: Item) -> Item:
     return tuple(Layer(layer.kind, layer.shape, bias=layer.bias) for layer in item)
 
 
-def test_every_head_from_the_index_is_the_one_that_the_library_builds(index: Index) -> None:
+def test_every_head_from_the_index_is_the_one_that_the_library_builds(zoo: Zoo) -> None:
     checked = 0
     without = []
-    for name, entry in index.entries.items():
+    for name, entry in zoo.entries.items():
         if entry.default.heads is None:
             without.append(name)
             continue

@@ -8,10 +8,8 @@ from torch import nn
 
 import kzoo
 from kzoo import InputError
-from kzoo.index import Index
-from kzoo.indexing import build_index
-from kzoo.paths import registry_directory
 from kzoo.sources import Options
+from kzoo.zoo import Zoo
 from tests.architectures import network
 
 
@@ -53,12 +51,12 @@ def test_what_is_not_known(text: str, sentence: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_three_nearest_names(index: Index) -> None:
+def test_three_nearest_names(zoo: Zoo) -> None:
     with pytest.raises(InputError) as caught:
         kzoo.architecture("timm:efficientnet_b9")
     nearest = str(caught.value).rpartition("nearest: ")[2].split(", ")
     assert len(nearest) == 3
-    assert set(nearest) <= {*index.entries, *index.models}
+    assert set(nearest) <= {*zoo.entries, *zoo.models}
 
 
 @pytest.mark.parametrize("classes", [1, 10, 1000, 1001])
@@ -114,17 +112,19 @@ def test_options_change_named_networks_only() -> None:
             kzoo.architecture(network_of_ones_own, classes=10, trust_code=True)
 
 
-def test_a_small_registry_does_not_limit_the_targets(tmp_path: Path) -> None:
-    folder = tmp_path / "torchvision"
-    folder.mkdir()
-    (folder / "alexnet.yaml").write_text((registry_directory() / "torchvision" / "alexnet.yaml").read_text())
-    build_index(tmp_path, tmp_path / "index.npz", lambda what, done: None)
-    own = tmp_path / "index.npz"
-    for name in ("timm:resnet18", "timm/resnet18.a1_in1k", "timm:resnet18.a1_in1k"):
-        assert kzoo.architecture(name, index=own) == kzoo.architecture(name)
-    assert [row.library for row in kzoo.recommend("timm:resnet18", index=own)] == ["torchvision"]
-    with pytest.raises(InputError, match="nearest"):
-        kzoo.architecture("timm:resnet2d", index=own)
+def test_submodules() -> None:
+    part = kzoo.architecture("timm:resnet18", submodule="layer1")
+    assert [len(item) for item in part.items] == [8, 8]  # type: ignore[arg-type]
+    assert part.layers[0].name == "0.conv1"
+    assert part == kzoo.architecture("timm:resnet18", submodule="layer1", classes=7)
+    module = nn.Sequential(nn.Linear(3, 4), nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 6)))
+    assert [layer.shape for layer in kzoo.architecture(module, submodule="1").layers] == [(5, 4), (6, 5)]
+    with pytest.raises(InputError, match="has no submodule 'layer9': its outermost ones are conv1, bn1, act1"):
+        kzoo.architecture("timm:resnet18", submodule="layer9")
+    with pytest.raises(InputError, match=r"kzoo\.Architecture has no submodules"):
+        kzoo.architecture(network(8, 1), submodule="layer1")
+    with pytest.raises(InputError, match="expected the path of a module"):
+        Options(submodule="")
 
 
 def test_python_factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,7 +17,7 @@ import click
 from kzoo.errors import InputError
 
 if TYPE_CHECKING:
-    from kzoo.index import Index
+    from kzoo.zoo import Zoo
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _LONGEST_COUNT = 30
@@ -51,20 +52,30 @@ def filter_options(command: _Command) -> _Command:
     return command
 
 
-def target_options(command: _Command) -> _Command:
-    """Add the options that change the target's network, and ``--trust-code``."""
-    for option in reversed(
-        (
-            click.option("--classes", type=int, metavar="N", help="The target's number of classes."),
-            click.option("--in-chans", type=int, metavar="N", help="The target's input channels."),
-            click.option("--img-size", type=int, metavar="N", help="The target's image size."),
-            click.option(
-                "--trust-code", is_flag=True, help="Allow py:package.module:factory, which imports and runs code."
-            ),
-        )
-    ):
-        command = option(command)
-    return command
+def target_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say how the target is read; the command gets their values as one dict, ``reading``."""
+
+    @wraps(command)
+    def with_reading(*arguments: Any, **options: Any) -> None:
+        reading = {name: options.pop(name) for name in _READING}
+        command(*arguments, reading=reading, **options)
+
+    for name, option in reversed(_READING.items()):
+        with_reading = click.option(f"--{name.replace('_', '-')}", **option)(with_reading)
+    return with_reading
+
+
+_READING: dict[str, dict[str, Any]] = {
+    "classes": {"type": int, "metavar": "N", "help": "The target's number of classes."},
+    "in_chans": {"type": int, "metavar": "N", "help": "The target's input channels."},
+    "img_size": {"type": int, "metavar": "N", "help": "The target's image size."},
+    "submodule": {"metavar": "NAME", "help": "Only this part of the target, such as layer1 or backbone."},
+    "refine": {
+        "is_flag": True,
+        "help": "Where a file's header leaves the order open, look for the known network that has its layers.",
+    },
+    "trust_code": {"is_flag": True, "help": "Allow py:package.module:factory, which imports and runs code."},
+}
 
 
 def _parse_count(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
@@ -76,38 +87,20 @@ def _parse_count(_context: click.Context, _parameter: click.Parameter, text: str
     return round(float(found[1]) * _UNITS[found[2]])
 
 
-def index_path(directory: Path | None) -> Path | None:
-    """The index in a registry folder that the user named; None for the one that came with kzoo.
+def open_zoo(directory: Path | None) -> Zoo:
+    """All models that the user's options name."""
+    from kzoo.facade import open_zoo
 
-    Raises:
-        InputError: the folder is missing or unreadable.
-    """
-    if directory is None:
-        return None
-    from kzoo.catalog import registry_digest
-    from kzoo.facade import load_index
-
-    digest = registry_digest(directory)
-    path = directory / "index.npz"
-    if load_index(path).meta["registry"] != digest:
-        hint(f"{path} is older than the registry beside it: run 'kzoo -C {directory} index'")
-    return path
-
-
-def open_index(directory: Path | None) -> Index:
-    """The index that the user's options name."""
-    from kzoo.facade import load_index
-
-    return load_index(index_path(directory))
+    return open_zoo(directory)
 
 
 def complete_network(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """Names of networks for shell completion."""
     try:
-        index = open_index(context.find_root().params.get("directory"))
+        zoo = open_zoo(context.find_root().params.get("directory"))
     except InputError:
         return []
-    return [name for name in (*index.entries, *index.models) if name.startswith(incomplete)]
+    return [name for name in (*zoo.entries, *zoo.models) if name.startswith(incomplete)]
 
 
 def print_json(data: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from click.shell_completion import get_completion_class
 import kzoo
 from kzoo.cli.ranking import compare, recommend
 from kzoo.cli.registry import registry
-from kzoo.cli.zoo import index, list_models, show
-from kzoo.errors import InputError, KzooError
+from kzoo.cli.zoo import add, index, list_models, show
+from kzoo.errors import InputError, KzooError, KzooWarning
 
 _SHELLS = ("bash", "fish", "zsh")
 
@@ -28,9 +29,8 @@ _SHELLS = ("bash", "fish", "zsh")
     "--registry",
     "directory",
     type=click.Path(path_type=Path),
-    envvar="KZOO_REGISTRY",
     metavar="DIR",
-    help="Use this registry folder and its index instead of the one that came with kzoo [env: KZOO_REGISTRY].",
+    help="Put this registry folder on top of the one that came with kzoo and of those in KZOO_REGISTRY.",
 )
 @click.version_option(kzoo.__version__, prog_name="kzoo")
 @click.pass_context
@@ -53,7 +53,7 @@ def completion(shell: str) -> None:
     click.echo(maker(cli, {}, "kzoo", "_KZOO_COMPLETE").source())
 
 
-for command in (recommend, compare, list_models, show, index, registry):
+for command in (recommend, compare, list_models, show, add, index, registry):
     cli.add_command(command)
 
 
@@ -64,6 +64,8 @@ def main() -> None:
 
 def run() -> int:
     """Run the command line and return its exit code."""
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    warnings.simplefilter("always", KzooWarning)
     try:
         result = cli.main(prog_name="kzoo", standalone_mode=False)
         if sys.stdout is not None:  # a closed stdout is None
@@ -84,6 +86,12 @@ def run() -> int:
         return 0
     except OSError as error:
         return _fail(f"{error.filename or 'the disk or network'}: {error.strerror or error}", 3)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_where: object) -> None:
+    """Print kzoo's own warnings as a line for people; those of the libraries below it are not for them."""
+    if issubclass(category, KzooWarning):
+        click.echo(f"Note: {message}", err=True)
 
 
 def _fail(sentence: str, code: int, error: click.ClickException | None = None) -> int:

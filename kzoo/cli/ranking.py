@@ -14,8 +14,8 @@ from kzoo.cli.common import (
     count,
     filter_options,
     hint,
-    index_path,
     next_command,
+    open_zoo,
     percent,
     print_json,
     print_table,
@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from kzoo.layers import Architecture
     from kzoo.matching import Matching
     from kzoo.search import Recommendation, Row
+    from kzoo.zoo import Zoo
 
+_MEASURES = ("symmetric", "directed", "reverse", "extended")
 _SORTS = {
     "similarity": lambda row: -row.similarity,
-    "coverage": lambda row: -row.coverage,
+    "coverage": lambda row: -(row.coverage or 0.0),
     "accuracy": lambda row: (row.accuracy is None, -(row.accuracy or 0.0)),
     "params": lambda row: row.params,
     "license": lambda row: row.license,
@@ -48,10 +50,11 @@ _SORTS = {
 @click.option("-k", "k", type=click.IntRange(min=1), default=10, show_default=True, help="How many sources to show.")
 @click.option(
     "--measure",
-    type=click.Choice(["symmetric", "directed", "reverse"]),
+    type=click.Choice(_MEASURES),
     default="symmetric",
     show_default=True,
-    help="The paper's symmetric similarity, or how much of the target the source covers (directed).",
+    help="The paper's symmetric similarity; how much of the target the source covers (directed); or ours (extended), "
+    "which also sees LayerNorm and other layers that the paper leaves out.",
 )
 @filter_options
 @click.option("--exclude-same", is_flag=True, help="Leave out models with exactly the target's architecture.")
@@ -73,25 +76,24 @@ def recommend(
     explain: bool,
     all_weights: bool,
     as_json: bool,
-    classes: int | None,
-    in_chans: int | None,
-    img_size: int | None,
-    trust_code: bool,
+    reading: dict[str, Any],
     **filters: Any,
 ) -> None:
     """Rank trained models as sources for TARGET by how alike the architectures are.
 
-    TARGET is timm:NAME, torchvision:NAME, a registry id such as timm/resnet18.a1_in1k, or py:package.module:factory.
-    Needs no weights, no data and no network. Models of one architecture share a row, headed by the best of them.
+    TARGET is timm:NAME, torchvision:NAME, a registry id such as timm/resnet18.a1_in1k, the path of a safetensors file
+    or of a folder that holds one, or py:package.module:factory. Needs no weights, no data and no network. Models of one
+    architecture share a row, headed by the best of them.
     """
     import kzoo
+    from kzoo.refine import refined
 
-    index = index_path(context.obj)
-    changes: dict[str, Any] = {"classes": classes, "in_chans": in_chans, "img_size": img_size, "trust_code": trust_code}
-    wanted = kzoo.architecture(target, **changes, index=index)
-    found = kzoo.recommend(wanted, k, measure, filters=kzoo.Filters(**filters), all_weights=all_weights, index=index)
+    zoo = open_zoo(context.obj)
+    zoo = refined(zoo) if reading["refine"] else zoo
+    wanted = kzoo.architecture(target, **reading, registry=zoo)
+    found = kzoo.recommend(wanted, k, measure, filters=kzoo.Filters(**filters), all_weights=all_weights, registry=zoo)
     rows = sorted(found, key=_SORTS[sort])
-    reasons = {row.model: _reasons(row, wanted, index) for row in rows} if explain else {}
+    reasons = {row.model: _reasons(row, wanted, zoo) for row in rows} if explain else {}
     if as_json:
         results = [asdict(row) | ({"explanation": reasons[row.model]} if explain else {}) for row in rows]
         print_json(found.to_dict() | {"target": target, "results": results})
@@ -101,36 +103,33 @@ def recommend(
         click.echo(f"\n{row.rank}. {row.model}\n   " + "\n   ".join(reasons[row.model]))
     best = next((row for row in rows if not row.same), None)
     if best is not None:
-        next_command(context, "compare", best.model, target, **changes)
+        next_command(context, "compare", best.model, target, **reading)
 
 
-def _reasons(row: Row, target: Architecture, index: Path | None) -> list[str]:
+def _reasons(row: Row, target: Architecture, zoo: Zoo) -> list[str]:
     import kzoo
     from kzoo.explain import explain
 
-    return explain(kzoo.match(row.model, target, index=index))
+    return explain(kzoo.match(row.model, target, registry=zoo))
 
 
 def _print_ranking(target: str, found: Recommendation, rows: list[Row]) -> None:
-    from kzoo.search import HARMFUL, UNCERTAIN
-
     if not rows:
         hint("no trained model passes the filters: loosen them")
         return
     second = "directed" if found.measure != "directed" else "symmetric"
-    label = {HARMFUL: "likely worse", UNCERTAIN: "uncertain", None: ""}
     table = [
         (
             row.rank,
             row.model,
             f"{row.similarity:.4f}",
-            f"{getattr(row, second):.4f}",
-            f"{row.coverage:.1%}",
+            _or_dash(getattr(row, second), ".4f"),
+            _or_dash(row.coverage, ".1%"),
             count(row.params),
             percent(row.accuracy),
-            row.license,
+            row.license_name or row.license,
             row.checkpoints,
-            "same architecture" if row.same else label[row.warning],
+            _note(row, found),
         )
         for row in rows
     ]
@@ -140,19 +139,54 @@ def _print_ranking(target: str, found: Recommendation, rows: list[Row]) -> None:
         f"\n{found.scanned:,} checkpoints of {found.architectures:,} architectures ranked for {target} "
         f"in {found.elapsed_ms:.0f} ms."
     )
+    if not found.exact:
+        hint(
+            f"{target} is read from a file's header, so all values are approximate; --refine looks for a known network."
+        )
     for warning in dict.fromkeys(row.warning for row in rows if row.warning):
-        hint(f"{label[warning]}: {warning.removeprefix('uncertain: ')}")
+        hint(f"{_label(warning)}: {warning.removeprefix('uncertain: ')}")
+
+
+def _label(warning: str | None) -> str:
+    from kzoo.search import HARMFUL, UNCERTAIN
+
+    return {HARMFUL: "likely worse", UNCERTAIN: "uncertain", None: ""}[warning]
+
+
+def _note(row: Row, found: Recommendation) -> str:
+    notes = ["same architecture" if row.same else _label(row.warning)]
+    if found.exact and not row.exact:
+        notes.append("approximate")
+    return ", ".join(filter(None, notes))
+
+
+def _or_dash(number: float | None, form: str) -> str:
+    return "-" if number is None else format(number, form)
 
 
 @click.command(
     epilog="\b\nExamples:\n"
     "  kzoo compare timm:resnet50 timm:resnet26d\n"
     "  kzoo compare timm/resnet34.a1_in1k timm:resnet18 --classes 10 --pairs\n"
-    "  kzoo compare torchvision:vgg16 torchvision:resnet18 --json"
+    "  kzoo compare torchvision:vgg16 torchvision:resnet18 --plot matching.svg\n"
+    "  kzoo compare timm:vit_small_patch16_224 timm:deit_tiny_patch16_224 --measure extended --json"
 )
 @click.argument("source", shell_complete=complete_network)
 @click.argument("target", shell_complete=complete_network)
+@click.option(
+    "--measure",
+    type=click.Choice(["paper", "extended"]),
+    default="paper",
+    show_default=True,
+    help="Which layers count.",
+)
 @click.option("--pairs", "show_pairs", is_flag=True, help="List every matched pair of layers.")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Draw both networks and the matching into FILE, which ends in .svg or .html.",
+)
 @target_options
 @as_json
 @click.pass_context
@@ -161,44 +195,66 @@ def compare(
     /,
     source: str,
     target: str,
+    measure: str,
     show_pairs: bool,
+    plot: Path | None,
     as_json: bool,
-    classes: int | None,
-    in_chans: int | None,
-    img_size: int | None,
-    trust_code: bool,
+    reading: dict[str, Any],
 ) -> None:
     """Match the layers of SOURCE to those of TARGET and measure how alike they are.
 
-    --classes, --in-chans and --img-size change TARGET.
+    --classes, --in-chans, --img-size and --submodule change TARGET. With --measure extended, LayerNorm and other layers
+    that the paper leaves out are matched too, and all numbers are those of that measure.
     """
     import kzoo
+
+    zoo = open_zoo(context.obj)
+    wanted = kzoo.architecture(target, **reading, registry=zoo)
+    trained = kzoo.architecture(source, trust_code=reading["trust_code"], refine=reading["refine"], registry=zoo)
+    matching = kzoo.match(trained, wanted, "extended" if measure == "extended" else "symmetric")
+    if plot is not None:
+        from kzoo.plots.matching import write_plot
+
+        write_plot(matching, plot)
+    if as_json:
+        print_json(_matching_data(source, target, measure, matching))
+        return
+    _print_matching(measure, matching)
+    if plot is not None:
+        click.echo(f"\nDrawn in {plot}.")
+    if show_pairs:
+        click.echo("")
+        rows = [(s, t, f"{score:.3f}") for s, t, score in _named_pairs(matching)]
+        print_table(rows, (source, target, "score"), right=("score",))
+    else:
+        extended = "extended" if measure == "extended" else None
+        next_command(context, "compare", source, target, measure=extended, pairs=True, **reading)
+
+
+def _matching_data(source: str, target: str, measure: str, matching: Matching) -> dict[str, Any]:
+    pairs = _named_pairs(matching)
+    return {
+        "source": source,
+        "target": target,
+        "measure": measure,
+        "exact": not (matching.source.approximate or matching.target.approximate),
+        "similarity": matching.symmetric,
+        "directed": matching.directed,
+        "reverse": matching.reverse,
+        "value": matching.value,
+        "matched_layers": len(pairs),
+        "source_layers": matching.source.typed_layers,
+        "target_layers": matching.target.typed_layers,
+        "coverage": matching.coverage,
+        "pairs": pairs,
+    }
+
+
+def _print_matching(measure: str, matching: Matching) -> None:
     from kzoo.explain import explain
 
-    index = index_path(context.obj)
-    changes: dict[str, Any] = {"classes": classes, "in_chans": in_chans, "img_size": img_size, "trust_code": trust_code}
-    wanted = kzoo.architecture(target, **changes, index=index)
-    matching = kzoo.match(kzoo.architecture(source, trust_code=trust_code, index=index), wanted)
-    pairs = _named_pairs(matching)
-    if as_json:
-        print_json(
-            {
-                "source": source,
-                "target": target,
-                "similarity": matching.symmetric,
-                "directed": matching.directed,
-                "reverse": matching.reverse,
-                "value": matching.value,
-                "matched_layers": len(pairs),
-                "source_layers": matching.source.typed_layers,
-                "target_layers": matching.target.typed_layers,
-                "coverage": matching.coverage,
-                "pairs": pairs,
-            }
-        )
-        return
     numbers = (
-        ("similarity", f"{matching.symmetric:.4f}", "the paper's, symmetric"),
+        ("similarity", f"{matching.symmetric:.4f}", "the paper's, symmetric" if measure == "paper" else "extended"),
         ("directed", f"{matching.directed:.4f}", "how much of the target the source covers"),
         ("reverse", f"{matching.reverse:.4f}", "how much of the source the target covers"),
         ("coverage", f"{matching.coverage:.1%}", "of the target's learned entries overwritten"),
@@ -206,11 +262,8 @@ def compare(
     for name, value, meaning in numbers:
         click.echo(f"{name:<11}{value:>7}  {meaning}")
     click.echo("\n" + "\n".join(explain(matching)))
-    if show_pairs:
-        click.echo("")
-        print_table([(s, t, f"{score:.3f}") for s, t, score in pairs], (source, target, "score"), right=("score",))
-    else:
-        next_command(context, "compare", source, target, pairs=True, **changes)
+    if matching.source.approximate or matching.target.approximate:
+        hint("\nRead from a file's header, so all values are approximate; --refine looks for a known network.")
 
 
 def _named_pairs(matching: Matching) -> list[tuple[str, str, float]]:

@@ -14,15 +14,14 @@ from kzoo.cli.common import (
     count,
     filter_options,
     hint,
-    index_path,
-    open_index,
+    open_zoo,
     percent,
     print_json,
     print_table,
 )
 
 if TYPE_CHECKING:
-    from kzoo.index import Entry, Index, Model
+    from kzoo.zoo import Model, Zoo
 
 _SORTS = {
     "id": lambda model: model.id,
@@ -41,7 +40,8 @@ _SORTS = {
 )
 @click.argument("text", default="")
 @filter_options
-@click.option("--sort", type=click.Choice(list(_SORTS)), default="id", show_default=True)
+@click.option("--sort", type=click.Choice(list(_SORTS)), default="id", show_default=True, help="Order of the rows.")
+@click.option("--origin", is_flag=True, help="Show which registry each model comes from.")
 @click.option(
     "--limit",
     type=click.IntRange(min=0),
@@ -51,11 +51,13 @@ _SORTS = {
 )
 @as_json
 @click.pass_obj
-def list_models(directory: Path | None, /, text: str, sort: str, limit: int, as_json: bool, **filters: Any) -> None:
+def list_models(
+    directory: Path | None, /, text: str, sort: str, origin: bool, limit: int, as_json: bool, **filters: Any
+) -> None:
     """List trained models, all or those whose id or architecture contains TEXT."""
     from kzoo.search import Filters
 
-    passed = Filters(**filters).select(open_index(directory).models.values())
+    passed = Filters(**filters).select(open_zoo(directory).models.values())
     models = [model for model in passed if text.lower() in f"{model.id} {model.architecture}".lower()]
     models.sort(key=_SORTS[sort])
     if as_json:
@@ -66,15 +68,15 @@ def list_models(directory: Path | None, /, text: str, sort: str, limit: int, as_
             model.id,
             count(model.parameters),
             percent(model.accuracy),
-            model.license,
-            model.classes,
+            model.license_label,
+            "-" if model.classes is None else model.classes,
             ", ".join(model.trained_on),
+            *([model.origin] if origin else []),
         )
         for model in models[: limit or None]
     ]
-    print_table(
-        rows, ("model", "size", "top-1", "license", "classes", "trained on"), right=("size", "top-1", "classes")
-    )
+    headers = ("model", "size", "top-1", "license", "classes", "trained on", *(["origin"] if origin else []))
+    print_table(rows, headers, right=("size", "top-1", "classes"))
     hint(
         f"\n{len(rows):,} of {len(models):,} models shown."
         + (" --limit 0 shows all." if len(rows) < len(models) else "")
@@ -85,12 +87,14 @@ def _model_data(model: Model) -> dict[str, Any]:
     """Every field of a checkpoint's registry entry, and what kzoo derives from it."""
     derived = {
         "library": model.library,
-        "family": model.family,
+        "family": model.entry.family,
         "architecture": model.architecture,
         "task": model.task,
         "trained_on": model.trained_on,
         "metrics": model.metrics,
         "accuracy": model.accuracy,
+        "origin": model.origin,
+        "exact": not model.form.approximate,
     }
     return dict(model.fields) | derived
 
@@ -108,11 +112,11 @@ def _model_data(model: Model) -> dict[str, Any]:
 def show(directory: Path | None, model: str, layers: bool, as_json: bool) -> None:
     """Show what the registry knows of an architecture or a checkpoint."""
     import kzoo
-    from kzoo.facade import load_index
 
-    path = index_path(directory)
-    index, architecture = load_index(path), kzoo.architecture(model, index=path)
-    data = _show_data(index, model) | {
+    zoo = open_zoo(directory)
+    architecture = kzoo.architecture(model, registry=zoo)
+    data = _show_data(zoo, model) | {
+        "exact": not architecture.approximate,
         "fingerprint": architecture.fingerprint,
         "items": len(architecture.items),
         "typed_layers": architecture.typed_layers,
@@ -154,12 +158,66 @@ def _for_people(value: object) -> str:
     return str(value)
 
 
-def _show_data(index: Index, name: str) -> dict[str, Any]:
-    entry: Entry | None = index.entries.get(name)
+def _show_data(zoo: Zoo, name: str) -> dict[str, Any]:
+    entry = zoo.entries.get(name)
     if entry is not None:
         return {"library": entry.library, "family": entry.family, **entry.fields}
-    identifier = index.aliases.get(name, name.replace(":", "/", 1))
-    return _model_data(index.models[identifier]) if identifier in index.models else {"name": name}
+    model = zoo.model(name) or zoo.model(name.replace(":", "/", 1))
+    return _model_data(model) if model else {"name": name}
+
+
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  kzoo add runs/42/model.safetensors --name my-resnet --license mit\n"
+    "  kzoo -C team-registry add backbone.safetensors --license other --license-name team --license-link LICENSE.md"
+)
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--name", metavar="NAME", help="The model's name; its id is local/NAME. Default: from the path.")
+@click.option(
+    "--license",
+    default="unknown",
+    show_default=True,
+    metavar="ID",
+    help="SPDX id or expression, the Hub's id, or other.",
+)
+@click.option("--license-name", metavar="TEXT", help="The name of a license that is 'other'.")
+@click.option("--license-link", metavar="URL", help="Where to read a license that is 'other'.")
+@click.option("--trained-on", multiple=True, metavar="DATA", help="A data set it was trained on; may be repeated.")
+@click.option("--submodule", metavar="NAME", help="Only this part of the network is of use.")
+@click.option("--force", is_flag=True, help="Replace the entry of that name.")
+@as_json
+@click.pass_obj
+def add(
+    directory: Path | None,
+    /,
+    path: Path,
+    name: str | None,
+    force: bool,
+    as_json: bool,
+    trained_on: Any,
+    **details: Any,
+) -> None:
+    """Add the weights at PATH to your own registry, so that they are ranked with all others.
+
+    PATH is a safetensors file, the index of a sharded one, or a folder that holds one. Only the header is read, and the
+    whole file once for its SHA-256. The entry goes to the registry of -C, else to the last one of KZOO_REGISTRY, else to
+    your own in the user's configuration folder.
+    """
+    from kzoo.local import add_model
+    from kzoo.paths import registry_for_local
+
+    directory = registry_for_local(directory)
+    details["trained_on"] = list(trained_on)
+    written, checkpoint = add_model(path, directory, details, Progress(), name, force)
+    zoo = open_zoo(directory)
+    exact = not zoo.models[checkpoint.id].form.approximate
+    if as_json:
+        fields = checkpoint.model_dump(exclude_defaults=True)
+        print_json({"written": str(written), "exact": exact, **fields})
+        return
+    kind = "exact, from its config.json" if exact else "approximate: read from the header alone"
+    click.echo(f"{checkpoint.id}: {count(checkpoint.parameters)} parameters, license {checkpoint.license}, {kind}")
+    hint(f"wrote {written}")
 
 
 @click.command("index", epilog="\b\nExamples:\n  kzoo index\n  kzoo index --check\n  kzoo -C my-registry index")
@@ -176,9 +234,9 @@ def _show_data(index: Index, name: str) -> dict[str, Any]:
 def index(directory: Path | None, check: bool, out: Path | None, as_json: bool) -> None:
     """Compile the registry into the index that searches use; about two minutes on two cores."""
     from kzoo.indexing import build_index, check_index
-    from kzoo.paths import registry_directory
+    from kzoo.paths import registry_to_change
 
-    directory = directory or registry_directory()
+    directory = registry_to_change(directory)
     path = out or directory / "index.npz"
     meta = check_index(directory, path) if check else build_index(directory, path, Progress())
     if as_json:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: In the order of the registry and the index.
 LIBRARIES = ("timm", "torchvision")
+#: The library of a model that is a file of one's own.
+LOCAL = "local"
 
 
 class Library(Protocol):
@@ -27,13 +29,18 @@ class Library(Protocol):
     def entry(self, name: str) -> ArchitectureEntry:
         """The registry's entry of an architecture."""
 
-    def variants(self, name: str, tags: tuple[str, ...]) -> list[Variant]:
-        """The forms that an architecture takes for its checkpoints."""
+    def variants(self, entry: ArchitectureEntry) -> list[Variant]:
+        """The forms that an architecture takes for its checkpoints, those included that only the registry knows."""
 
     def build(
-        self, name: str, classes: int | None = None, in_chans: int | None = None, img_size: int | None = None
+        self,
+        name: str,
+        classes: int | None = None,
+        in_chans: int | None = None,
+        img_size: int | None = None,
+        submodule: str | None = None,
     ) -> Architecture:
-        """An architecture with options."""
+        """An architecture with options, or a submodule of it."""
 
 
 def load_library(name: str) -> Library:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from kzoo.errors import InputError
-from kzoo.layers import Architecture, Layer
-from kzoo.standardize import ModuleTree, standardize
+from kzoo.layers import EXTENDED_KINDS, PAPER_KINDS, Architecture, Layer, raw_parameter
+from kzoo.standardize import ModuleTree, tree_architecture
 
 # Tested in this order by isinstance, as the paper's code does (section 1.1).
 _TYPED: tuple[tuple[type[nn.Module], str], ...] = (
@@ -27,17 +27,34 @@ _TYPED: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.BatchNorm2d, "bn2d"),
     (nn.BatchNorm3d, "bn3d"),
     (nn.Linear, "linear"),
+    (nn.LayerNorm, "layer_norm"),
+    (nn.GroupNorm, "group_norm"),
+    (nn.RMSNorm, "rms_norm"),
+    # Instance normalisation is group normalisation with one channel per group.
+    (nn.modules.instancenorm._InstanceNorm, "group_norm"),
+    (nn.Embedding, "embedding"),
 )
+_NORM_NAMES = (("rmsnorm", "rms_norm"), ("layernorm", "layer_norm"), ("groupnorm", "group_norm"))
 
 
-def module_architecture(module: nn.Module, name: str = "") -> Architecture:
-    """The standardized architecture of ``module``; its weights may live on the meta device.
+def module_architecture(module: nn.Module, name: str = "", submodule: str | None = None) -> Architecture:
+    """The standardized architecture of ``module``, or of the ``submodule`` at that path in it.
+
+    The weights may live on the meta device.
 
     Raises:
-        InputError: a lazy layer has no shape yet.
+        InputError: a lazy layer has no shape yet, or there is no such submodule.
     """
+    if submodule is not None:
+        try:
+            module = module.get_submodule(submodule)
+        except AttributeError:
+            known = ", ".join(child for child, _ in module.named_children())
+            raise InputError(
+                f"{name or type(module).__name__} has no submodule {submodule!r}: its outermost ones are {known:.200}"
+            ) from None
     parameters = sum(parameter.numel() for parameter in _materialised(module))
-    return Architecture(standardize(_tree(module, "")), name or type(module).__name__, parameters)
+    return tree_architecture(_tree(module, ""), name or type(module).__name__, parameters)
 
 
 def _materialised(module: nn.Module) -> Iterator[nn.Parameter]:
@@ -49,21 +66,42 @@ def _materialised(module: nn.Module) -> Iterator[nn.Parameter]:
 
 def _tree(module: nn.Module, path: str) -> ModuleTree:
     layer = _layer(module, path)
-    if layer.typed:
+    if layer.kind in PAPER_KINDS:
         return ModuleTree(layer)
     prefix = f"{path}." if path else ""
-    return ModuleTree(layer, tuple(_tree(child, prefix + name) for name, child in module.named_children()))
+    children = tuple(_tree(child, prefix + name) for name, child in module.named_children())
+    return ModuleTree(layer, children if layer.typed else (*_raw_parameters(module, prefix), *children))
 
 
 def _layer(module: nn.Module, path: str) -> Layer:
-    for kind_class, kind in _TYPED:
-        if isinstance(module, kind_class):
-            weight, bias = cast(nn.Parameter | None, module.weight), module.bias
-            # Batch normalisation without affine parameters has no weight to match (the paper's code stops there).
-            if weight is None:
-                break
-            return Layer(kind, tuple(weight.shape), path, bias=bias is not None)
-    return Layer("other", (), path)
+    kind = next((kind for kind_class, kind in _TYPED if isinstance(module, kind_class)), None) or _norm_kind(module)
+    # A normalisation without affine parameters has no weight to match (the paper's code stops there).
+    weight = getattr(module, "weight", None)
+    if kind is None or not isinstance(weight, torch.Tensor):
+        return Layer("other", (), path)
+    shape = tuple(weight.shape)
+    if kind in EXTENDED_KINDS and kind != "embedding":
+        shape = (weight.numel(),)
+    return Layer(kind, shape, path, bias=getattr(module, "bias", None) is not None)
+
+
+def _norm_kind(module: nn.Module) -> str | None:
+    """The kind of a normalisation that a library wrote itself, by its class's name."""
+    name = type(module).__name__.lower()
+    return next((kind for text, kind in _NORM_NAMES if text in name), None)
+
+
+def _raw_parameters(module: nn.Module, prefix: str) -> Iterator[ModuleTree]:
+    """Parameters that ``module`` holds itself; torch does not tell their place among its children, so they come first."""
+    parameters = dict(module.named_parameters(recurse=False))
+    packed_bias = parameters.pop("in_proj_bias", None) if isinstance(module, nn.MultiheadAttention) else None
+    for name, parameter in parameters.items():
+        shape = tuple(parameter.shape)
+        if isinstance(module, nn.MultiheadAttention) and len(shape) == 2:
+            # Query, key and value in one matrix, which other libraries keep in a linear layer of this very shape.
+            yield ModuleTree(Layer("linear", shape, prefix + name, bias=packed_bias is not None), raw=True)
+        else:
+            yield ModuleTree(raw_parameter(shape, prefix + name), raw=True)
 
 
 class _SkipInitialisation(TorchFunctionMode):

@@ -12,6 +12,7 @@ from timm.models import get_arch_pretrained_cfgs
 
 from kzoo.catalog import ArchitectureEntry, Checkpoint
 from kzoo.layers import Architecture
+from kzoo.licenses import OTHER, UNKNOWN, is_known_license
 from kzoo.readers.module import module_architecture, without_weights
 from kzoo.readers.variants import Variant, head_layers
 
@@ -58,7 +59,11 @@ def families() -> dict[str, list[str]]:
 
 
 def build(
-    name: str, classes: int | None = None, in_chans: int | None = None, img_size: int | None = None
+    name: str,
+    classes: int | None = None,
+    in_chans: int | None = None,
+    img_size: int | None = None,
+    submodule: str | None = None,
 ) -> Architecture:
     """The architecture ``name`` (or ``name.tag``), with another head, input channels or image size where given."""
     # Where the input size is not fixed, no layer depends on it and the constructor does not take it.
@@ -66,11 +71,23 @@ def build(
     options: dict[str, Any] = {"num_classes": classes, "in_chans": in_chans, "img_size": img_size if fixed else None}
     with without_weights():
         module = timm.create_model(name, **{key: value for key, value in options.items() if value is not None})
-    return module_architecture(module, f"{LIBRARY}:{name}")
+    return module_architecture(module, f"{LIBRARY}:{name}", submodule)
 
 
-def variants(name: str, tags: tuple[str, ...]) -> list[Variant]:
-    """Every distinct form of ``name`` that its default and its checkpoints ``tags`` need; the default is the first."""
+def variants(entry: ArchitectureEntry) -> list[Variant]:
+    """Every distinct form that the default and the checkpoints of ``entry`` need; the default is the first."""
+    name = entry.name
+    known = get_arch_pretrained_cfgs(name)
+    own = {checkpoint.tag: checkpoint for checkpoint in entry.checkpoints if f"{name}.{checkpoint.tag}" not in known}
+    found = _variants(name, tuple(checkpoint.tag for checkpoint in entry.checkpoints if checkpoint.tag not in own))
+    for tag, checkpoint in own.items():
+        # A checkpoint that people added: the registry says what timm does not know.
+        channels, size = (None, None) if checkpoint.input_size is None else checkpoint.input_size[:2]
+        found.append(Variant(build(name, checkpoint.classes, channels, size), (tag,)))
+    return found
+
+
+def _variants(name: str, tags: tuple[str, ...]) -> list[Variant]:
     groups: dict[tuple[Any, ...], list[str]] = {}
     for tag in ("", *tags):
         groups.setdefault(_form(_config(name, tag)), []).append(tag)
@@ -102,7 +119,7 @@ def entry(name: str) -> ArchitectureEntry:
         key.partition(".")[2]: config for key, config in get_arch_pretrained_cfgs(name).items() if config.has_weights
     }
     tags = sorted(configs, key=lambda tag: (tag != default.tag, tag))
-    forms = variants(name, tuple(tags))
+    forms = _variants(name, tuple(tags))
     parameters = {tag: form.architecture.entries for form in forms for tag in form.tags}
     return ArchitectureEntry(
         name=name,
@@ -118,10 +135,13 @@ def _checkpoint(name: str, config: Any, parameters: int) -> Checkpoint:
     repository = config.hf_hub_id
     # Some repositories serve two architectures; the id must tell them apart.
     identifier = repository if repository and _repository_uses()[repository, config.hf_hub_filename] == 1 else own
+    license, license_name, license_link = _license(config)
     return Checkpoint(
         id=identifier,
         tag=config.tag,
-        license=config.license or "unknown",
+        license=license,
+        license_name=license_name,
+        license_link=license_link,
         classes=config.num_classes,
         input_size=list(config.input_size),
         trained_on=trained_on(config.tag),
@@ -131,6 +151,15 @@ def _checkpoint(name: str, config: Any, parameters: int) -> Checkpoint:
         url=config.url if not repository else None,
         paper=config.paper_ids or None,
     )
+
+
+def _license(config: Any) -> tuple[str, str | None, str | None]:
+    """A checkpoint's license, and name and link of one that is on no list."""
+    license = config.license or UNKNOWN
+    if license == UNKNOWN or is_known_license(license):
+        return license, None, None
+    # timm gives a name of its own and no address; the repository of the weights states the license.
+    return OTHER, license, f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
 
 
 @cache

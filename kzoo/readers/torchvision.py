@@ -12,6 +12,7 @@ from torchvision.models import get_model_builder, get_model_weights, list_models
 from kzoo.catalog import ArchitectureEntry, Checkpoint
 from kzoo.errors import InputError
 from kzoo.layers import Architecture
+from kzoo.licenses import OTHER, UNKNOWN
 from kzoo.readers.module import module_architecture, without_weights
 from kzoo.readers.variants import Variant, head_layers
 
@@ -19,6 +20,8 @@ LIBRARY = "torchvision"
 # A local version label ("+cu130") names the build, not what the package contains.
 VERSION = torchvision.__version__.partition("+")[0]
 
+# torchvision gives only the addresses of licenses; what a license there calls itself.
+_LICENSE_NAMES = {"https://github.com/facebookresearch/SWAG/blob/main/LICENSE": "cc-by-nc-4.0"}
 _CLASSES = 1000
 _DEFAULT_SIZE = 224
 
@@ -32,7 +35,11 @@ def families() -> dict[str, list[str]]:
 
 
 def build(
-    name: str, classes: int | None = None, in_chans: int | None = None, img_size: int | None = None
+    name: str,
+    classes: int | None = None,
+    in_chans: int | None = None,
+    img_size: int | None = None,
+    submodule: str | None = None,
 ) -> Architecture:
     """The architecture ``name``, with another head or image size where given.
 
@@ -45,7 +52,7 @@ def build(
         )
     # Only vision transformers have an entry for every place of the image; the others do not take its size.
     options = {"num_classes": classes, "image_size": img_size if name.startswith("vit_") else None}
-    return module_architecture(_module(name, **options), f"{LIBRARY}:{name}")
+    return module_architecture(_module(name, **options), f"{LIBRARY}:{name}", submodule)
 
 
 def _module(name: str, **options: int | None) -> nn.Module:
@@ -57,7 +64,19 @@ def _module(name: str, **options: int | None) -> nn.Module:
     return module
 
 
-def variants(name: str, tags: tuple[str, ...]) -> list[Variant]:
+def variants(entry: ArchitectureEntry) -> list[Variant]:
+    """The forms that the checkpoints of ``entry`` need; the default is the first."""
+    known = {weight.name for weight in get_model_weights(entry.name)}
+    found = _variants(entry.name, tuple(checkpoint.tag for checkpoint in entry.checkpoints if checkpoint.tag in known))
+    for checkpoint in entry.checkpoints:
+        if checkpoint.tag not in known:
+            # A checkpoint that people added: the registry says what torchvision does not know.
+            size = None if checkpoint.input_size is None else checkpoint.input_size[1]
+            found.append(Variant(build(entry.name, checkpoint.classes, img_size=size), (checkpoint.tag,)))
+    return found
+
+
+def _variants(name: str, tags: tuple[str, ...]) -> list[Variant]:
     """The form that all checkpoints of ``name`` share, and the headless one of those that are trained features only."""
     architecture, one_more = build(name), build(name, classes=_CLASSES + 1)
     growth = one_more.entries - architecture.entries
@@ -83,7 +102,7 @@ def entry(name: str) -> ArchitectureEntry:
     weights = list(get_model_weights(name))
     default = get_model_weights(name).DEFAULT if weights else None
     weights.sort(key=lambda weight: (weight is not default, weight.name))
-    forms = variants(name, tuple(weight.name for weight in weights))
+    forms = _variants(name, tuple(weight.name for weight in weights))
     parameters = {tag: form.architecture.entries for form in forms for tag in form.tags}
     return ArchitectureEntry(
         name=name,
@@ -104,7 +123,8 @@ def _checkpoint(name: str, weight: Any, parameters: int) -> Checkpoint:
     return Checkpoint(
         id=f"{LIBRARY}/{name}.{weight.name}",
         tag=weight.name,
-        license="other" if link else "unknown",
+        license=OTHER if link else UNKNOWN,
+        license_name=_LICENSE_NAMES.get(link, link),
         license_link=link,
         classes=len(weight.meta["categories"] or ()),
         input_size=[3, _crop(weight), _crop(weight)],

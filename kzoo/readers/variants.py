@@ -30,6 +30,13 @@ def head_layers(architecture: Architecture, one_more: Architecture) -> tuple[int
     before, after = architecture.layers, one_more.layers
     if [path for path, _ in architecture.paths()] != [path for path, _ in one_more.paths()]:
         return None
+    # A parameter that the extended measure sees may depend on the class count too.
+    ours, theirs = architecture.extended.layers, one_more.extended.layers
+    heads = {layer.name for layer, other in zip(before, after, strict=True) if layer != other}
+    if len(ours) != len(theirs) or any(
+        layer != other and layer.name not in heads for layer, other in zip(ours, theirs, strict=True)
+    ):
+        return None
     changed = tuple(place for place, (ours, theirs) in enumerate(zip(before, after, strict=True)) if ours != theirs)
     grown = all(
         before[place].typed and after[place] == resized(before[place], before[place].shape[0] + 1) for place in changed
