@@ -14,6 +14,8 @@ from kzoo.readers.safetensors import Tensor, parse_object, read_bounded, read_he
 from kzoo.readers.shapes import shapes_architecture, without_wrappers
 
 _WHOLE, _SHARDED = "model.safetensors", "model.safetensors.index.json"
+# The names of 21,000 classes take one of these megabytes.
+_MOST_CONFIG = 5_000_000
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -109,7 +111,7 @@ def _config(path: Path) -> tuple[tuple[str, ...], int | None, tuple[int, ...] | 
     """What a config.json in timm's layout says: the architectures it may mean, classes and input size."""
     if not path.is_file():
         return (), None, None
-    config = parse_object(read_bounded(path), str(path))
+    config = parse_object(read_bounded(path, _MOST_CONFIG), f"{path} cannot be used", _MOST_CONFIG)
     pretrained = config.get("pretrained_cfg")
     nested = pretrained if isinstance(pretrained, dict) else {}
     name = config.get("architecture", nested.get("architecture"))

@@ -25,6 +25,7 @@ _LENGTH_BYTES = 8
 # or brackets than such entries need cannot be a header, and could make a parser take hundreds of bytes per character.
 _LEAST_ENTRY = 40
 _MOST_AXES = 64
+_NO_HEADER = " has no valid safetensors header"
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
     "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
@@ -78,7 +79,9 @@ def read_shards(path: Path) -> tuple[dict[str, Tensor], tuple[Path, ...]]:
         InputError: the file is not such an index, or a shard is missing, faulty, outside its folder or holds other
             tensors than the index says.
     """
-    table = parse_object(read_bounded(path), str(path)).get("weight_map")
+    table = parse_object(read_bounded(path, MOST_HEADER), f"{path} is not the index of a sharded file", 99).get(
+        "weight_map"
+    )
     if not isinstance(table, dict) or not table or not all(isinstance(shard, str) for shard in table.values()):
         raise InputError(f"{path} is not the index of a sharded file: it has no 'weight_map' of tensor to file")
     shards = {}
@@ -100,16 +103,16 @@ def read_shards(path: Path) -> tuple[dict[str, Tensor], tuple[Path, ...]]:
     return tensors, tuple(path.with_name(shard) for shard in shards)
 
 
-def read_bounded(path: Path) -> bytes:
-    """The content of a small file that may be hostile.
+def read_bounded(path: Path, most: int) -> bytes:
+    """The content of a file that may be hostile, if it has at most so many bytes.
 
     Raises:
-        InputError: it cannot be read, or is larger than any header.
+        InputError: it cannot be read, or is larger.
     """
     with _reporting(path), path.open("rb") as file:
-        content = file.read(MOST_HEADER + 1)
-    if len(content) > MOST_HEADER:
-        raise InputError(f"{path} has more than the {MOST_HEADER:,} bytes that are read: give the right file")
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise InputError(f"{path} has more than the {most:,} bytes that are read: give the right file")
     return content
 
 
@@ -129,10 +132,12 @@ def parse_header(content: bytes, name: str, data_bytes: int) -> dict[str, Tensor
     Raises:
         InputError: the header is not what the format prescribes.
     """
-    data = parse_object(content, name)
+    if len(content) > MOST_HEADER:
+        raise InputError(f"{name} has a header of {len(content):,} bytes, more than the {MOST_HEADER:,} that are read")
+    data = parse_object(content, f"{name}{_NO_HEADER}", len(content) // _LEAST_ENTRY + 2)
     metadata = data.pop("__metadata__", {})
     if not (isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())):
-        raise _fault(name, "__metadata__ is not a table of texts")
+        raise _fault(f"{name}{_NO_HEADER}", "__metadata__ is not a table of texts")
     tensors, ranges = {}, []
     for key, fields in data.items():
         tensors[key], begin, end = _tensor(key, fields, name)
@@ -141,35 +146,36 @@ def parse_header(content: bytes, name: str, data_bytes: int) -> dict[str, Tensor
     for begin, end, key in sorted(ranges):
         if begin != expected:
             what = "overlaps the one before" if begin < expected else f"leaves a hole from byte {expected:,}"
-            raise _fault(name, f"the data of tensor {key!r:.80} {what}")
+            raise _fault(f"{name}{_NO_HEADER}", f"the data of tensor {key!r:.80} {what}")
         expected = end
     if expected != data_bytes:
-        raise _fault(name, f"the tensors need {expected:,} bytes of data, but {data_bytes:,} are there")
+        raise _fault(
+            f"{name}{_NO_HEADER}", f"the tensors need {expected:,} bytes of data, but {data_bytes:,} are there"
+        )
     return tensors
 
 
-def parse_object(content: bytes, name: str) -> dict[str, Any]:
-    """A JSON object without repeated keys, parsed within bounds.
+def parse_object(content: bytes, what: str, most_objects: int) -> dict[str, Any]:
+    """A JSON object without repeated keys; ``what`` begins the sentence that says what is wrong with it.
 
     Raises:
-        InputError: it is not UTF-8, not JSON, not an object, nested more deeply than any header, or repeats a key.
+        InputError: it is not UTF-8, not JSON, not an object, repeats a key, or holds more than ``most_objects`` objects
+            or twice as many lists, for which a parser would take far more memory than the text.
     """
-    if len(content) > MOST_HEADER:
-        raise InputError(f"{name} has {len(content):,} bytes of JSON, more than the {MOST_HEADER:,} that are read")
-    if max(content.count(b"{"), content.count(b"[") // 2) > len(content) // _LEAST_ENTRY + 2:
-        raise _fault(name, "it nests more than a header does")
+    if max(content.count(b"{"), content.count(b"[") // 2) > most_objects:
+        raise _fault(what, "it nests more than such a file does")
     try:
         data = json.loads(content.decode("utf-8"), object_pairs_hook=_unique)
     except UnicodeDecodeError:
-        raise _fault(name, "it is not UTF-8 text") from None
+        raise _fault(what, "it is not UTF-8 text") from None
     except RecursionError:
-        raise _fault(name, "it nests more than a header does") from None
+        raise _fault(what, "it nests more than such a file does") from None
     except _RepeatedKeyError as error:
-        raise _fault(name, f"it names {error} twice") from None
+        raise _fault(what, f"it names {error} twice") from None
     except ValueError as error:
-        raise _fault(name, f"it is not JSON ({error!s:.80})") from None
+        raise _fault(what, f"it is not JSON ({error!s:.80})") from None
     if not isinstance(data, dict):
-        raise _fault(name, "it is not a JSON object")
+        raise _fault(what, "it is not a JSON object")
     return data
 
 
@@ -188,14 +194,21 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _tensor(key: str, fields: Any, name: str) -> tuple[Tensor, int, int]:
     """A tensor of the header with the range of its data."""
     if not isinstance(fields, Mapping) or set(fields) != {"dtype", "shape", "data_offsets"}:
-        raise _fault(name, f"tensor {key!r:.80} must have dtype, shape and data_offsets, and nothing else")
+        raise _fault(
+            f"{name}{_NO_HEADER}", f"tensor {key!r:.80} must have dtype, shape and data_offsets, and nothing else"
+        )
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
     if not isinstance(dtype, str):
-        raise _fault(name, f"tensor {key!r:.80} has the dtype {dtype!r:.40}, which is not text")
+        raise _fault(f"{name}{_NO_HEADER}", f"tensor {key!r:.80} has the dtype {dtype!r:.40}, which is not text")
     if not _is_sizes(shape, MOST_SIZE) or len(shape) > _MOST_AXES:
-        raise _fault(name, f"tensor {key!r:.80} has the shape {shape!r:.60}: expected whole numbers up to {MOST_SIZE}")
+        raise _fault(
+            f"{name}{_NO_HEADER}",
+            f"tensor {key!r:.80} has the shape {shape!r:.60}: expected whole numbers up to {MOST_SIZE}",
+        )
     if not _is_sizes(offsets, 2**63) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise _fault(name, f"tensor {key!r:.80} has the data_offsets {offsets!r:.60}: expected begin and end")
+        raise _fault(
+            f"{name}{_NO_HEADER}", f"tensor {key!r:.80} has the data_offsets {offsets!r:.60}: expected begin and end"
+        )
     begin, end = offsets
     # A type that is newer than this list is taken as it is: its shape is what counts.
     if dtype in _BITS and math.prod(shape) * _BITS[dtype] != (end - begin) * 8:
@@ -209,5 +222,5 @@ def _is_sizes(values: Any, most: int) -> bool:
     return isinstance(values, list) and all(type(value) is int and 0 <= value <= most for value in values)
 
 
-def _fault(name: str, what: str) -> InputError:
-    return InputError(f"{name} has no valid safetensors header: {what}: fetch or save it again")
+def _fault(what: str, reason: str) -> InputError:
+    return InputError(f"{what}: {reason}: fetch or save it again")
