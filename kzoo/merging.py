@@ -255,13 +255,15 @@ class _Merge:
 
     def _behind(self, place: Place, column: int) -> int:
         """The start of the line behind a value and the comments that are indented more than ``column``."""
-        at = self._line_end(place.end)
-        while True:
-            end = self._line_end(at + 1)
-            line = self._text[at:end]
-            if not line.lstrip(" ").startswith("#") or len(line) - len(line.lstrip(" ")) <= column:
-                return at
-            at = end
+        at = behind = self._line_end(place.end)
+        while at < len(self._text):
+            start, at = at, self._line_end(at + 1)
+            line = self._text[start:at].lstrip(" ")
+            if line.startswith("#") and at - start - len(line) > column:
+                behind = at
+            elif not line.isspace():
+                break
+        return behind
 
     def _line_start(self, offset: int) -> int:
         return self._text.rfind("\n", 0, offset) + 1

@@ -137,15 +137,17 @@ class _Reader:
 
     def _count(self, event: Any, keys: Keys, depth: int) -> None:
         self._values += 1
-        problem = None
         if depth > _DEEPEST:
             problem = f"is nested more than {_DEEPEST} levels deep: registry files are a few levels of plain data"
+            keys = keys[:1]
         elif self._values > _MOST_VALUES:
-            problem = f"makes more than {_MOST_VALUES:,} values: split the file into several families"
+            problem = f"holds more than {_MOST_VALUES:,} values: split it into several families"
+            keys = ()
         elif isinstance(event, yaml.ScalarEvent) and len(event.value) > _LONGEST_TEXT:
             problem = f"is longer than {_LONGEST_TEXT:,} characters: shorten it"
-        if problem is not None:
-            raise _Stop(Blemish(event.start_mark.line + 1, keys[:1] if depth > _DEEPEST else keys, problem))
+        else:
+            return
+        raise _Stop(Blemish(event.start_mark.line + 1, keys, problem))
 
     def _sequence(self, event: Any, keys: Keys) -> tuple[list[Any], int]:
         items: list[Any] = []
