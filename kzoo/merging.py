@@ -42,12 +42,12 @@ class Vanished:
 
 @dataclass(frozen=True, slots=True)
 class Differing:
-    """A field in which the file and the library differ; ``file`` is None where the file did not have it."""
+    """A field in which the file and the library differ; the file's value is None where it did not have the field."""
 
     line: int
     field: str
-    file: Any
-    library: Any
+    file_value: Any
+    library_value: Any
 
 
 @dataclass
@@ -126,13 +126,13 @@ class _Merge:
     def _fields(self, keys: Keys, have: _Data, wanted: Mapping[str, Any]) -> _Data:
         """Merge the fields of a mapping."""
         merged = dict(have)
+        missing = {}
         for name, value in wanted.items():
             path = (*keys, name)
-            if name in _NAMES and have.get(name):
+            if name not in have or (name in _NAMES and not have[name]):
+                missing[name] = value
+            elif name in _NAMES:
                 merged[name] = self._entries(path, have[name], value)
-            elif name not in have or (name in _NAMES and not have[name]):
-                self._add_field(keys, have, name, value)
-                merged[name] = value
             elif isinstance(value, dict) and isinstance(have[name], dict) and have[name]:
                 merged[name] = self._fields(path, have[name], value)
             elif have[name] != value:
@@ -141,11 +141,12 @@ class _Merge:
                 if self._take_library:
                     self._replace(path, value)
                     merged[name] = value
-        # An entry list that the library has not at all.
-        for name in _NAMES:
-            if name in have and name not in wanted:
-                merged[name] = self._entries((*keys, name), have[name], [])
-        return merged
+        # Where both end on one line, what comes into a field must come before what comes behind it.
+        for name, value in missing.items():
+            self._add_field(keys, have, name, value)
+        if "checkpoints" in have and "checkpoints" not in wanted:
+            merged["checkpoints"] = self._entries((*keys, "checkpoints"), have["checkpoints"], [])
+        return merged | missing
 
     def _add_field(self, keys: Keys, have: _Data, name: str, value: Any) -> None:
         path = (*keys, name)
@@ -177,12 +178,12 @@ class _Merge:
             self._remove(keys, len(have), gone, bool(matched) or len(pairs) < len(wanted))
         else:
             merged += [(h, have[h]) for h in gone]
+        for w, h in pairs.items():
+            merged.append((h, self._fields((*keys, h), have[h], wanted[w])))
         anchor = -1
         for w, entry in enumerate(wanted):
-            if w in pairs:
-                anchor = pairs[w]
-                merged.append((anchor, self._fields((*keys, anchor), have[anchor], entry)))
-            else:
+            anchor = pairs.get(w, anchor)
+            if w not in pairs:
                 self._tell_added(field, [entry])
                 merged.append((anchor + 0.5, entry))
                 self._add_entry(keys, anchor, entry)

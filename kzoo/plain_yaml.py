@@ -73,7 +73,8 @@ def read_plain(text: str) -> Plain:
         data = reader.document()
     except yaml.MarkedYAMLError as error:
         mark: Any = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else 1
+        # The parser may stop behind the last line.
+        line = min(mark.line + 1, len(text.splitlines())) if mark else 1
         reader.blemishes.append(Blemish(line, (), f"is not valid YAML ({error.problem}): correct that line"))
     except _Stop as stop:
         reader.blemishes.append(stop.blemish)

@@ -230,7 +230,7 @@ def reports(result: SyncResult) -> list[str]:
     vanished = [(file.path, vanished) for file in result.files for vanished in file.merge.vanished]
     return [
         *(
-            f"kept yours: {path}:{one.line} {one.field}: file says {shown(one.file)}, {said} says {shown(one.library)}"
+            f"kept yours: {path}:{one.line} {one.field}: file says {shown(one.file_value)}, {said} says {shown(one.library_value)}"
             for path, one in kept
         ),
         *(f"not in {said}: {one.kind} {one.name} ({path}:{one.line})" for path, one in vanished),

@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import io
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,6 +31,7 @@ from kzoo.catalog import (
     load_registry,
     registry_files,
 )
+from kzoo.cli.main import run
 from kzoo.errors import WorldError
 from kzoo.locking import locked
 from kzoo.merging import Added, Differing, Vanished, merge_family
@@ -254,6 +258,16 @@ def test_metrics_are_merged_one_by_one() -> None:
     assert [kept.field for kept in result.kept] == ["architectures.0.checkpoints.0.metrics.in.top1"]
 
 
+def test_fields_that_end_on_one_line_come_in_from_the_innermost() -> None:
+    text = dump_family(family(entry("a", "x"))) + "    metrics:\n      i:\n        top1: 1.0\n"
+    metrics = {"r": {"top1": 2.0}, "i": {"top1": 1.0, "top5": 3.0}}
+    new = checkpoint("a", "x", metrics=metrics, paper="p")
+    wanted = family(entry("a").model_copy(update={"checkpoints": [new, checkpoint("a", "y")]}), entry("b"))
+    result = str(merge_family(text, wanted).text)
+    assert result.startswith(f"{text}        top5: 3.0\n      r: {{top1: 2.0}}\n    paper: p\n  - id: timm/a.y\n")
+    assert [c.tag for c in read(result).architectures[0].checkpoints] == ["x", "y"]
+
+
 def test_a_renamed_entry_is_known_by_its_checkpoints() -> None:
     text = (
         dump_family(family(entry("a", "x"), entry("b", "y")))
@@ -262,7 +276,7 @@ def test_a_renamed_entry_is_known_by_its_checkpoints() -> None:
     )
     result = merge_family(text, family(entry("a", "x"), entry("b", "y")))
     assert (result.text, result.added, result.vanished) == (text, [], [])
-    assert [(kept.file, kept.library) for kept in result.kept] == [("mine", "a"), ("z", "y")]
+    assert [(kept.file_value, kept.library_value) for kept in result.kept] == [("mine", "a"), ("z", "y")]
 
 
 words = st.sampled_from(["v", "w", "x", "y", "z"])
@@ -353,7 +367,7 @@ def test_an_edit_of_one_field_stays(old: Family, data: st.DataObject) -> None:
     assert result.text == text
     (kept,) = result.kept
     assert (kept.line, kept.field.rpartition(".")[2]) == (place + 1, name)
-    assert yaml.safe_load(f"a: {fields[name]}")["a"] == kept.file
+    assert yaml.safe_load(f"a: {fields[name]}")["a"] == kept.file_value
 
 
 @settings(deadline=None)
@@ -490,6 +504,83 @@ def test_a_registry_that_cannot_be_written(tmp_path: Path) -> None:
         locked(tmp_path / "file" / "below"),
     ):
         pass
+
+
+@pytest.fixture
+def sync(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the command on a library of two small families, which is read in no time."""
+    import kzoo.sync
+
+    library = [family(entry("a", "x", "y"), name="fa", version="2"), family(entry("b", "x"), name="fb", version="2")]
+    monkeypatch.setattr(kzoo.sync, "load_library", lambda name: SimpleNamespace(VERSION="2"))
+    monkeypatch.setattr(kzoo.sync, "read_families", lambda name, progress: library)
+
+    def command(folder: Path, *options: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["kzoo", "-C", str(folder), "registry", "sync", "timm", *options])
+        code = run()
+        return code, *capsys.readouterr()
+
+    return command
+
+
+def test_the_command_shows_what_changes(sync: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    write(tmp_path, family(entry("a", "x", classes=7), entry("old"), name="fa", version="2"))
+    path, other = tmp_path / "timm" / "fa.yaml", tmp_path / "timm" / "fb.yaml"
+    before = path.read_text()
+    code, out, err = sync(tmp_path, "--dry-run")
+    assert (code, err) == (0, "")
+    shown = out.splitlines()
+    assert shown[:2] == [f"--- {path}", f"+++ {path}"]
+    assert "+  - id: timm/a.y" in shown
+    assert shown[-4:] == [
+        f"new file {other}: 1 architectures, 1 checkpoints",
+        f"kept yours: {path}:7 architectures.0.classes: file says 7, timm 2 says 2",
+        f"not in timm 2: architecture old ({path}:16)",
+        "timm 2: 2 files would be written.",
+    ]
+    assert (path.read_text(), other.exists()) == (before, False)
+
+    code, out, err = sync(tmp_path)
+    assert (code, out.splitlines()[:-1]) == (0, shown[:-1])
+    assert out.endswith("timm 2: 2 files written.\n")
+    assert err == f"Next: kzoo -C {tmp_path} index\n"
+    assert faults(tmp_path) == []
+
+    code, out, err = sync(tmp_path)
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [*(line.replace(":16)", ":22)") for line in shown[-3:-1]), "timm 2: 0 files written."]
+
+    data = json.loads(sync(tmp_path, "--json", "--prune", "--take-library")[1])
+    assert (data["written"], data["kept"]) == ([str(path)], [])
+    assert data["vanished"] == [{"file": str(path), "line": 22, "kind": "architecture", "name": "old"}]
+    assert data["changed"] == [
+        {"file": str(path), "line": 7, "field": "architectures.0.classes", "file_value": 7, "library_value": 2}
+    ]
+    assert path.read_text() == dump_family(family(entry("a", "x", "y"), name="fa", version="2"))
+
+
+def test_the_commands_exit_codes(
+    sync: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    code, out, err = sync(tmp_path / "file" / "below")
+    assert (code, out) == (3, "")
+    assert re.fullmatch(r"Error: registry \S+ cannot be written \(Not a directory\): check its permissions\n", err)
+    write(tmp_path, family(entry("a"), name="other"))
+    (tmp_path / "timm" / "fa.yaml").write_text("library: [")
+    code, out, err = sync(tmp_path)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "fa.yaml:1: the file: is not valid YAML" in err
+    (tmp_path / "timm" / "fa.yaml").unlink()
+
+    def full(*_arguments: str, **_options: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    code, out, err = sync(tmp_path)
+    assert (code, out) == (3, "")
+    assert re.fullmatch(r"Error: \S+ cannot be written \(No space left on device\): check the disk .*\n", err)
+    assert [path.name for path in (tmp_path / "timm").iterdir()] == ["other.yaml"]
 
 
 def test_ruamel_writes_the_files_that_ship_back_unchanged() -> None:
