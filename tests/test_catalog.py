@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -480,6 +482,17 @@ def test_the_schema_that_ships_is_up_to_date() -> None:
     assert fields["required"] == ["id", "tag", "license", "parameters"]
     assert fields["dependentRequired"] == {"path": ["sha256"]}
     assert all("description" in field for field in fields["properties"].values())
+
+
+def test_the_documentation_has_every_field_and_a_valid_example() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "registry.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", text, re.MULTILINE)
+    models = (Family, ArchitectureEntry, Checkpoint)
+    assert [name for name, _ in rows] == [name for model in models for name in model.model_fields]
+    required = [field.is_required() for model in models for field in model.model_fields.values()]
+    assert [needed == "yes" for _, needed in rows] == required
+    (example,) = re.findall(r"^   ```yaml\n(.*?)^   ```", text, re.MULTILINE | re.DOTALL)
+    assert checked_source(Path("my-registry/timm/resnet.yaml"), textwrap.dedent(example)).faults == []
 
 
 def test_check_names_every_fault_and_says_so_in_json(kzoo_command: Run, folder: Path) -> None:
