@@ -281,24 +281,28 @@ _MOST_FAULTS = 1000
 
 def read_source(path: Path) -> Source:
     """One registry file with its faults; what cannot be read is a fault too."""
+    content = _content(path)
+    if isinstance(content, Fault):
+        return Source(path, "", Plain(), None, [content])
+    try:
+        return checked_source(path, content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        return Source(path, "", Plain(), None, [Fault(path, line, WHOLE, "is not UTF-8 text: save it as UTF-8")])
+
+
+def _content(path: Path) -> bytes | Fault:
     try:
         # Opening a pipe would wait for whoever writes to it.
         if not stat.S_ISREG(path.stat().st_mode):
-            return _unreadable(path, "is not a file: expected a YAML file, move it away")
+            return Fault(path, 1, WHOLE, "is not a file: expected a YAML file, move it away")
         with path.open("rb") as file:
             content = file.read(_LARGEST + 1)
-        if len(content) > _LARGEST:
-            return _unreadable(path, f"is larger than {_LARGEST // 10**6} MB: split it into several families")
-        return checked_source(path, content.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        return _unreadable(path, "is not UTF-8 text: save it as UTF-8", line)
     except OSError as error:
-        return _unreadable(path, f"cannot be read ({error.strerror}): check its permissions")
-
-
-def _unreadable(path: Path, problem: str, line: int = 1) -> Source:
-    return Source(path, "", Plain(), None, [Fault(path, line, WHOLE, problem)])
+        return Fault(path, 1, WHOLE, f"cannot be read ({error.strerror}): check its permissions")
+    if len(content) > _LARGEST:
+        return Fault(path, 1, WHOLE, f"is larger than {_LARGEST // 10**6} MB: split it into several families")
+    return content
 
 
 def checked_source(path: Path, text: str) -> Source:
@@ -490,9 +494,16 @@ def schema_text() -> str:
 
 
 def registry_digest(directory: Path) -> str:
-    """SHA-256 over names and bytes of all registry files."""
+    """SHA-256 over names and bytes of all registry files.
+
+    Raises:
+        InputError: the directory is missing, unreadable or holds no YAML file, or a file cannot be read.
+    """
     digest = hashlib.sha256()
     for path in registry_files(directory):
         digest.update(f"{path.relative_to(directory).as_posix()}\n".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        content = _content(path)
+        if isinstance(content, Fault):
+            raise InputError(str(content))
+        digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()

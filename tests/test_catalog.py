@@ -365,6 +365,8 @@ def test_what_is_no_file_is_a_fault(folder: Path) -> None:
         ("loop.yaml", "cannot be read (Too many levels of symbolic links): check its permissions"),
         ("pipe.yaml", "is not a file: expected a YAML file, move it away"),
     ]
+    with pytest.raises(InputError, match=r"broken\.yaml:1: the file: cannot be read"):
+        registry_digest(folder)
 
 
 def test_an_unreadable_file_is_a_fault(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
