@@ -72,7 +72,8 @@ def merge_family(text: str, wanted: Family, *, prune: bool = False, take_library
     """
     mark = "\ufeff" if text.startswith("\ufeff") else ""
     body = text.removeprefix(mark)
-    merge = _Merge(body if body.endswith("\n") else f"{body}\n", prune, take_library)
+    newline = "\r\n" if "\r\n" in body else "\n"
+    merge = _Merge(body if body.endswith("\n") else body + newline, newline, prune, take_library)
     data = merge.family(family_data(wanted))
     result = merge.result
     if not merge.edits:
@@ -90,14 +91,14 @@ def merge_family(text: str, wanted: Family, *, prune: bool = False, take_library
 
 
 class _Merge:
-    def __init__(self, text: str, prune: bool, take_library: bool) -> None:
+    def __init__(self, text: str, newline: str, prune: bool, take_library: bool) -> None:
         self.result = MergeResult(None)
         self.edits: list[tuple[int, int, str]] = []
         self._text = text
         self._plain = read_plain(text)
         self._prune = prune
         self._take_library = take_library
-        self._newline = "\r\n" if "\r\n" in text else "\n"
+        self._newline = newline
 
     def text(self) -> str:
         """The text with all edits."""
@@ -129,9 +130,9 @@ class _Merge:
         missing = {}
         for name, value in wanted.items():
             path = (*keys, name)
-            if name not in have or (name in _NAMES and not have[name]):
+            if name not in have or (_is_list_of_entries(path) and not have[name]):
                 missing[name] = value
-            elif name in _NAMES:
+            elif _is_list_of_entries(path):
                 merged[name] = self._entries(path, have[name], value)
             elif isinstance(value, dict) and isinstance(have[name], dict) and have[name]:
                 merged[name] = self._fields(path, have[name], value)
@@ -144,13 +145,13 @@ class _Merge:
         # Where both end on one line, what comes into a field must come before what comes behind it.
         for name, value in missing.items():
             self._add_field(keys, have, name, value)
-        if "checkpoints" in have and "checkpoints" not in wanted:
+        if len(keys) == 2 and "checkpoints" in have and "checkpoints" not in wanted:
             merged["checkpoints"] = self._entries((*keys, "checkpoints"), have["checkpoints"], [])
         return merged | missing
 
     def _add_field(self, keys: Keys, have: _Data, name: str, value: Any) -> None:
         path = (*keys, name)
-        if name in _NAMES:
+        if _is_list_of_entries(path):
             self._tell_added(name, value)
         else:
             self.result.changed.append(self._differing(path, None, value))
@@ -293,6 +294,11 @@ class _Merge:
         for h in gone:
             line = self._plain.line((*keys, h))
             self.result.vanished.append(Vanished(line, field[:-1], _label(field, have[h])))
+
+
+def _is_list_of_entries(keys: Keys) -> bool:
+    # A data set of the metrics may have any name.
+    return len(keys) <= 3 and keys[-1] in _NAMES
 
 
 def _label(field: str, entry: Mapping[str, Any]) -> str:

@@ -258,6 +258,14 @@ def test_metrics_are_merged_one_by_one() -> None:
     assert [kept.field for kept in result.kept] == ["architectures.0.checkpoints.0.metrics.in.top1"]
 
 
+def test_a_data_set_may_have_any_name() -> None:
+    metrics = [{"checkpoints": {"top1": 1.5}}, {"architectures": {"name": 2.5}, "checkpoints": {"top1": 1.5}}]
+    old, new = (
+        family(entry("a").model_copy(update={"checkpoints": [checkpoint("a", "x", metrics=m)]})) for m in metrics
+    )
+    assert read(str(merge_family(dump_family(old), new).text)).architectures == new.architectures
+
+
 def test_fields_that_end_on_one_line_come_in_from_the_innermost() -> None:
     text = dump_family(family(entry("a", "x"))) + "    metrics:\n      i:\n        top1: 1.0\n"
     metrics = {"r": {"top1": 2.0}, "i": {"top1": 1.0, "top5": 3.0}}
