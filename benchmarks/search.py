@@ -8,10 +8,10 @@ from functools import partial
 
 import kzoo
 from benchmarks.common import peak_memory_mb, seconds, summary, write
-from kzoo.spaces["paper"].first.encoding import Encoding, encode, encode_one
-from kzoo.facade import load_index
+from kzoo.encoding import Encoding, encode, encode_one
 from kzoo.scan import Scan, compiled_engine
 from kzoo.search import Filters, search
+from kzoo.zoo import load_zoo
 
 SIZES = (10, 100, 1371)
 WORST = 5
@@ -37,11 +37,11 @@ def by_size(names: list[str]) -> dict[str, object]:
 
 def every_target(names: list[str]) -> tuple[dict[str, float], list[dict[str, object]]]:
     """The whole search for a target that is not in the index: itself is left out, no stored ranking is used."""
-    index = load_index()
+    zoo = load_zoo()
     filters = Filters(exclude_same=True)
     rows = []
     for name in names:
-        leave_out = partial(search, index, kzoo.architecture(name), filters=filters, use_stored=False)
+        leave_out = partial(search, zoo, kzoo.architecture(name), filters=filters, use_stored=False)
         rows.append({"target": name, "search_s": round(seconds(leave_out), 4)})
     rows.sort(key=lambda row: -float(str(row["search_s"])))
     return summary([float(str(row["search_s"])) for row in rows], 4), rows[:WORST]
@@ -58,7 +58,7 @@ def fresh_process(name: str) -> dict[str, object]:
 
 
 def main() -> None:
-    names = [name for name in load_index().entries if name.startswith("timm:")]
+    names = [name for name in load_zoo().entries if name.startswith("timm:")]
     compiled_engine()
     kzoo.recommend("timm:resnet18", filters=Filters(library="timm"))
     everything, worst = every_target(names)
