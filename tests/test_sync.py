@@ -592,12 +592,11 @@ def test_the_commands_exit_codes(
 
 
 def test_ruamel_writes_the_files_that_ship_back_unchanged() -> None:
-    """Other programs that keep comments and order can edit them too; the largest stand for all, since it is slow."""
+    """Other programs that keep comments and order can edit the files too."""
     ruamel = YAML()
-    ruamel.width = 120
-    ruamel.preserve_quotes = True
-    files = sorted(registry_files(registry_directory()), key=lambda path: path.stat().st_size)
-    for path in (*files[:40], files[-3]):
+    # A long address stays on its line.
+    ruamel.width = 200
+    for path in registry_files(registry_directory()):
         stream = io.StringIO()
         ruamel.dump(ruamel.load(path.read_text()), stream)
         assert stream.getvalue() == path.read_text()
