@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format bench fuzz index verify clean
+.PHONY: demo test lint format bench docs fuzz index verify clean
 
 demo: $(VENV)/.light  ## Install the light core and recommend a source for a network.
 	$(BIN)/kzoo recommend timm:resnet26d --exclude-same
@@ -27,6 +27,9 @@ bench: $(VENV)/.bench  ## Measure; writes benchmarks/results.
 	$(BIN)/python -m benchmarks.search
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.headers
+
+docs: $(VENV)/.light  ## Write docs/commands.md from the commands' help.
+	$(BIN)/python -m docs.commands
 
 fuzz: $(VENV)/.full  ## 100,000 hostile inputs, about two minutes; writes benchmarks/results/fuzz.json.
 	$(BIN)/python -m benchmarks.fuzz
