@@ -10,6 +10,7 @@ import random
 import struct
 import tempfile
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
@@ -22,10 +23,15 @@ import yaml
 from benchmarks.common import peak_memory_mb, write
 from kzoo.catalog import checked_source
 from kzoo.errors import InputError
-from kzoo.paths import registry_directory
+from kzoo.index import Index
+from kzoo.layers import Architecture, Layer
+from kzoo.local import add_model
+from kzoo.paths import index_file, registry_directory
 from kzoo.readers.files import read_weights_file
 from kzoo.readers.safetensors import parse_header
 from kzoo.readers.shapes import shapes_architecture, without_wrappers
+from kzoo.search import search
+from kzoo.zoo import Zoo
 
 Case = Callable[[random.Random, Path], object]
 
@@ -163,6 +169,36 @@ def built_registry_file(chance: random.Random, folder: Path) -> object:
     return _raise_first(checked_source(folder / "torchvision" / "alexnet.yaml", yaml.safe_dump(data)).faults)
 
 
+def damaged_index(chance: random.Random, folder: Path) -> object:
+    """An index one of whose members is damaged, with sound checksums; whatever can be read of it is searched."""
+    members = dict(_sound_index())
+    name = chance.choice(sorted(members))
+    members[name] = damaged(members[name], chance)
+    path = folder / "index.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, content in members.items():
+            archive.writestr(member, content)
+    zoo = Zoo([Index(path)])
+    target = Architecture((Layer("conv2d", (8, 3, 3, 3)), Layer("linear", (2, 8))))
+    for measure in ("symmetric", "extended"):
+        search(zoo, target, k=3, measure=measure)  # type: ignore[arg-type]
+    return [entry.architecture(entry.default, "x").extended for entry in zoo.entries.values()]
+
+
+@cache
+def _sound_index() -> tuple[tuple[str, bytes], ...]:
+    """The members of the index of a registry of one small network."""
+    with tempfile.TemporaryDirectory() as folder:
+        header = {"a.weight": {"dtype": "F32", "shape": [4, 3, 3, 3], "data_offsets": [0, 432]}}
+        header["b.c.weight"] = {"dtype": "F32", "shape": [2, 4], "data_offsets": [432, 464]}
+        content = json.dumps(header).encode()
+        weights = Path(folder) / "x.safetensors"
+        weights.write_bytes(struct.pack("<Q", len(content)) + content + bytes(464))
+        add_model(weights, Path(folder), {"license": "mit"}, lambda what, done: None)
+        with zipfile.ZipFile(index_file(Path(folder))) as archive:
+            return tuple((name, archive.read(name)) for name in archive.namelist())
+
+
 @cache
 def _sound_family() -> str:
     return (registry_directory() / "torchvision" / "alexnet.yaml").read_text()
@@ -184,7 +220,8 @@ KINDS: tuple[tuple[Case, float], ...] = (
     (built_header, 0.3),
     (damaged_header, 0.3),
     (damaged_file, 0.15),
-    (damaged_shards, 0.1),
+    (damaged_shards, 0.07),
+    (damaged_index, 0.03),
     (damaged_registry_file, 0.075),
     (built_registry_file, 0.075),
 )
@@ -194,6 +231,8 @@ def run(kind: Case, cases: int, seed: int, folder: Path) -> dict[str, Any]:
     """Run one kind; an exception that is not a sentence ends it with the case's number."""
     outcomes: Counter[str] = Counter()
     slowest = 0.0
+    folder = folder / kind.__name__
+    folder.mkdir()
     for case in range(cases):
         chance = random.Random(f"{kind.__name__} {seed} {case}")
         started = time.perf_counter()

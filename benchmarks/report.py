@@ -21,6 +21,7 @@ def span(values: dict[str, float], unit: str = "s", scale: float = 1.0, digits: 
 
 def table() -> str:
     startup, search, pairs, rankings, heads = map(load, ("startup", "search", "pairs", "rankings", "heads"))
+    headers, fuzz = load("headers"), load("fuzz")
     indexed = startup["kzoo recommend timm:resnet26d --json"]
     worst = search["worst_targets"][0]
     left_out = search["every_timm_target_left_out"]
@@ -66,8 +67,37 @@ def table() -> str:
             "heads of another size taken from the index against the library's own network",
             f"equal for {heads['architectures']:,} architectures; {len(heads['left_to_the_library'])} are left to the library",
         ),
+        *_header_rows(headers),
+        (
+            f"{fuzz['cases']:,} hostile headers, shards, configs and registry files",
+            f"{fuzz['escaped']} without an answer or one sentence; slowest "
+            f"{max(kind['slowest_s'] for kind in fuzz['kinds'].values()):.2f} s, {fuzz['peak_memory_mb']:.0f} MB at most",
+        ),
     ]
     return "\n".join(("| what | measured |", "| --- | --- |", *(f"| {what} | {value} |" for what, value in rows)))
+
+
+def _header_rows(headers: dict[str, Any]) -> list[tuple[str, str]]:
+    guessed, baseline = headers["rank_agreement"], headers["rank_agreement_of_the_baseline"]
+    top, plain = headers["rankings"], headers["rankings_of_the_baseline"]
+    share, plain_share = (found["share_of_the_first_10_found"]["median"] for found in (top, plain))
+    return [
+        (
+            f"rank correlation of {headers['pairs']:,} similarities, target read from its header, {measure}",
+            f"{guessed[measure]['target_guessed']:.3f} (names in natural order: {baseline[measure]['target_guessed']:.3f})",
+        )
+        for measure in ("symmetric", "directed", "extended")
+    ] + [
+        (
+            f"share of the first 10 sources that {top['targets']} such targets find, median",
+            f"{share:.0%} (names in natural order: {plain_share:.0%})",
+        ),
+        (
+            f"headers of {headers['networks']} timm networks that `--refine` makes exact",
+            f"{headers['refined_to_the_exact_architecture']}; {headers['refined_to_another_architecture']} become another "
+            "with the same names and shapes",
+        ),
+    ]
 
 
 if __name__ == "__main__":

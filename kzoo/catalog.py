@@ -7,9 +7,7 @@ check and extend them.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ from yaml.representer import SafeRepresenter
 from kzoo.errors import InputError
 from kzoo.licenses import OTHER, UNKNOWN, is_known_license
 from kzoo.plain_yaml import Keys, Plain, read_plain
+from kzoo.registry_files import WHOLE, family_files, read_bounded_file, registry_files, visible_files
 
 _SHA256 = r"^[0-9a-f]{64}$"
 _ID = r"^[^/\s]+/[^/\s]+$"
@@ -170,43 +169,6 @@ class Source:
     faults: list[Fault]
 
 
-def family_files(directory: Path) -> list[Path]:
-    """The registry's YAML files in sorted order; what stands elsewhere or is hidden is none of them.
-
-    Raises:
-        InputError: the directory does not exist, is not a directory or cannot be read.
-    """
-    return [path for path in _visible(directory) if path.suffix == ".yaml" and path.parent != directory]
-
-
-def registry_files(directory: Path) -> list[Path]:
-    """The registry's YAML files in sorted order, at least one.
-
-    Raises:
-        InputError: the directory does not exist, is not a directory, cannot be read or holds no YAML file.
-    """
-    files = family_files(directory)
-    if not files:
-        raise InputError(
-            f"registry {directory} holds no <library>/<family>.yaml file: give another folder, or fill it with 'kzoo registry sync'"
-        )
-    return files
-
-
-def _visible(directory: Path) -> list[Path]:
-    """What stands in a registry's folder and in the folders in it."""
-    if not directory.is_dir():
-        what = "is not a directory" if directory.exists() else "does not exist"
-        raise InputError(f"registry {directory} {what}: give the folder that holds <library>/<family>.yaml files")
-    try:
-        # A glob would skip a folder that it may not enter; listing the folder says so.
-        top = sorted(path for path in directory.iterdir() if not path.name.startswith("."))
-        below = [path for folder in top if folder.is_dir() for path in sorted(folder.iterdir())]
-    except OSError as error:
-        raise InputError(f"registry {directory} cannot be read ({error.strerror}): check its permissions") from None
-    return [*(path for path in top if not path.is_dir()), *(path for path in below if not path.name.startswith("."))]
-
-
 def load_registry(directory: Path) -> list[Family]:
     """All families in the order of their files, checked against the schema; ids and names are unique.
 
@@ -259,7 +221,7 @@ def _misplaced(directory: Path) -> list[Fault]:
     problem = "is not read here: move it to <library>/<family>.yaml"
     return [
         Fault(path, 1, WHOLE, problem)
-        for path in _visible(directory)
+        for path in visible_files(directory)
         if path.suffix == ".yml" or (path.suffix == ".yaml" and path.parent == directory)
     ]
 
@@ -273,36 +235,19 @@ def read_registry(directory: Path) -> list[Source]:
     return [read_source(path) for path in registry_files(directory)]
 
 
-#: What a fault of no single field is about.
-WHOLE = "the file"
-_LARGEST = 10_000_000
 _MOST_FAULTS = 1000
 
 
 def read_source(path: Path) -> Source:
     """One registry file with its faults; what cannot be read is a fault too."""
-    content = _content(path)
-    if isinstance(content, Fault):
-        return Source(path, "", Plain(), None, [content])
+    content = read_bounded_file(path)
+    if isinstance(content, str):
+        return Source(path, "", Plain(), None, [Fault(path, 1, WHOLE, content)])
     try:
         return checked_source(path, content.decode("utf-8"))
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         return Source(path, "", Plain(), None, [Fault(path, line, WHOLE, "is not UTF-8 text: save it as UTF-8")])
-
-
-def _content(path: Path) -> bytes | Fault:
-    try:
-        # Opening a pipe would wait for whoever writes to it.
-        if not stat.S_ISREG(path.stat().st_mode):
-            return Fault(path, 1, WHOLE, "is not a file: expected a YAML file, move it away")
-        with path.open("rb") as file:
-            content = file.read(_LARGEST + 1)
-    except OSError as error:
-        return Fault(path, 1, WHOLE, f"cannot be read ({error.strerror}): check its permissions")
-    if len(content) > _LARGEST:
-        return Fault(path, 1, WHOLE, f"is larger than {_LARGEST // 10**6} MB: split it into several families")
-    return content
 
 
 def checked_source(path: Path, text: str) -> Source:
@@ -448,7 +393,8 @@ def _mappings(data: Any, field: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _dotted(keys: Keys) -> str:
-    return ".".join(str(key) for key in keys) or WHOLE
+    """A field as people read it; a name that somebody made endless is cut."""
+    return ".".join(text if len(text) <= 60 else f"{text[:57]}..." for text in map(str, keys)) or WHOLE
 
 
 def family_data(family: Family) -> dict[str, Any]:
@@ -491,19 +437,3 @@ def schema_text() -> str:
     """The JSON Schema of a registry file, for editors and other programs."""
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Family.model_json_schema()}
     return json.dumps(schema, indent=2) + "\n"
-
-
-def registry_digest(directory: Path) -> str:
-    """SHA-256 over names and bytes of all registry files.
-
-    Raises:
-        InputError: the directory is missing, unreadable or holds no YAML file, or a file cannot be read.
-    """
-    digest = hashlib.sha256()
-    for path in registry_files(directory):
-        digest.update(f"{path.relative_to(directory).as_posix()}\n".encode())
-        content = _content(path)
-        if isinstance(content, Fault):
-            raise InputError(str(content))
-        digest.update(hashlib.sha256(content).digest())
-    return digest.hexdigest()

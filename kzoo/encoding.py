@@ -12,7 +12,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from kzoo.layers import TYPED_KINDS, WEIGHT_AXES, Architecture, Block, Item, Layer
+from kzoo.layers import MOST_SIZE, TYPED_KINDS, WEIGHT_AXES, Architecture, Block, Item, Layer
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
@@ -22,6 +22,8 @@ _KIND_CODES = {kind: code for code, kind in enumerate(TYPED_KINDS)}
 BLOCK_GROUP = len(TYPED_KINDS)
 _PADDING = (1,) * max(WEIGHT_AXES.values())
 _OPAQUE = Layer("other")
+# No network has as many modules; the tables of a search have an entry for each.
+_MOST_ITEMS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,49 @@ def encode(architectures: Sequence[Architecture]) -> Encoding:
         items=items.build(block_offset=len(layers)),
         typed=np.array([architecture.typed_layers for architecture in architectures], dtype=np.int32),
     )
+
+
+def require_sound(encoding: Encoding) -> None:
+    """Raise ValueError where numbers point nowhere: compiled code would follow them out of its arrays."""
+    kinds, shapes = encoding.kinds, encoding.shapes
+    architectures = len(encoding.items)
+    sound = (
+        shapes.shape == (len(kinds), len(_PADDING))
+        and encoding.biases.shape == kinds.shape
+        and encoding.typed.shape == (architectures,)
+        and _within(kinds, 0, BLOCK_GROUP)
+        and _within(shapes, 1, MOST_SIZE + 1)
+        and _within(encoding.typed, 0, MOST_SIZE)
+        and all(_sound_sequences(sequences, encoding) for sequences in (encoding.blocks, encoding.items))
+        and not np.any(encoding.blocks.group == BLOCK_GROUP)
+    )
+    if not sound:
+        raise ValueError("its arrays contradict one another")
+
+
+def _sound_sequences(sequences: Sequences, encoding: Encoding) -> bool:
+    start, unit, position, group = sequences.start, sequences.unit, sequences.position, sequences.group
+    count = len(unit)
+    if not (start.ndim == 1 and len(start) and start[0] == 0 and start[-1] == count and np.all(np.diff(start) >= 0)):
+        return False
+    if not (position.shape == group.shape == unit.shape == (count,) and sequences.length.shape == (len(start) - 1,)):
+        return False
+    owner = np.repeat(np.arange(len(start) - 1), np.diff(start))
+    layers = group < BLOCK_GROUP
+    return bool(
+        _within(unit, 0, encoding.units)
+        and _within(group, 0, BLOCK_GROUP + 1)
+        and _within(sequences.length, 0, _MOST_ITEMS)
+        and np.all(position >= 0)
+        and np.all(position < sequences.length[owner])
+        and np.all((np.diff(position) > 0) | (np.diff(owner) > 0))
+        and np.all(layers == (unit < len(encoding.kinds)))
+        and np.all(encoding.kinds[unit[layers]] == group[layers])
+    )
+
+
+def _within(values: Ints, least: int, end: int) -> bool:
+    return bool(np.all((values >= least) & (values < end)))
 
 
 @lru_cache(maxsize=256)

@@ -13,7 +13,8 @@ import io
 import json
 import lzma
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from kzoo.encoding import Encoding, Ints, Sequences, decode
+from kzoo.encoding import Encoding, Ints, Sequences, decode, require_sound
 from kzoo.errors import InputError
 from kzoo.files import replacing
 from kzoo.layers import Architecture, Item, Layer
@@ -31,6 +32,7 @@ FORMAT = 2
 #: What a measure looks at: the paper's kinds of layers, or ours too. Each has its own list of items, and so its own
 #: fingerprints and places.
 SPACES = ("paper", "extended")
+_LARGEST_MEMBER = 200_000_000
 _SEQUENCE_FIELDS = ("start", "length", "unit", "position", "group")
 _TABLE_FIELDS = ("kinds", "shapes", "biases", "typed")
 
@@ -77,8 +79,10 @@ class Entry:
 class Space:
     """All architectures of an index as some measures see them, one place per fingerprint."""
 
-    def __init__(self, array: Callable[[str], Any], rankings: list[str]) -> None:
-        self._array, self._rankings = array, rankings
+    def __init__(
+        self, array: Callable[[str], Any], rankings: list[str], damage: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        self._array, self._rankings, self._damage = array, rankings, damage
 
     @cached_property
     def encoding(self) -> Encoding:
@@ -88,7 +92,12 @@ class Space:
             return Sequences(*(self._array(f"{prefix}/{field}").astype(np.int32) for field in _SEQUENCE_FIELDS))
 
         tables = {field: self._array(field).astype(np.int32) for field in _TABLE_FIELDS}
-        return Encoding(**tables, blocks=sequences("blocks"), items=sequences("items"))
+        encoding = Encoding(**tables, blocks=sequences("blocks"), items=sequences("items"))
+        with self._damage():
+            require_sound(encoding)
+            if len(encoding) != len(self.fingerprints):
+                raise ValueError("its arrays contradict one another")
+        return encoding
 
     @cached_property
     def fingerprints(self) -> list[str]:
@@ -123,21 +132,34 @@ class Index:
             )
 
     def _read(self, name: str, parse: Callable[[bytes], Any]) -> Any:
-        try:
+        with self._damage():
+            # What a member says of its size is how much of it is unpacked.
+            if self._archive.getinfo(name).file_size > _LARGEST_MEMBER:
+                raise ValueError(f"{name} is larger than {_LARGEST_MEMBER // 10**6} MB")
             return parse(self._archive.read(name))
+
+    @contextmanager
+    def _damage(self) -> Iterator[None]:
+        """Turn whatever a damaged file makes Python say into a sentence."""
+        try:
+            yield
         except FileNotFoundError:
             raise InputError(f"there is no index at {self.path}: build it with '{self.command}'") from None
+        except InputError:
+            raise
         except (
             OSError,
             EOFError,
-            KeyError,
+            LookupError,
+            TypeError,
             ValueError,
             NotImplementedError,
+            RecursionError,
             zipfile.BadZipFile,
             lzma.LZMAError,
         ) as error:
             raise InputError(
-                f"the index {self.path} cannot be read ({error}): build it anew with '{self.command}'"
+                f"the index {self.path} cannot be read ({error!s:.200}): build it anew with '{self.command}'"
             ) from None
 
     @cached_property
@@ -160,7 +182,7 @@ class Index:
         """The architectures as the paper's measures and as ours see them."""
 
         def of(name: str) -> Space:
-            return Space(lambda array: self._array(f"{name}/{array}"), self.meta["rankings"][name])
+            return Space(lambda array: self._array(f"{name}/{array}"), self.meta["rankings"][name], self._damage)
 
         return {name: of(name) for name in SPACES}
 
@@ -172,22 +194,21 @@ class Index:
     def entries(self) -> dict[str, Entry]:
         """Every architecture by ``library:name``, in the registry's order."""
         entries = {}
-        for family in self._registry:
-            for data in family["architectures"]:
-                forms = {tag: _form(values) for tags, *values in data["forms"] for tag in tags}
-                entry = Entry(family["library"], family["family"], data["fields"]["name"], data["fields"], forms, self)
-                entries[f"{entry.library}:{entry.name}"] = entry
+        with self._damage():
+            for family in self._registry:
+                for data in family["architectures"]:
+                    forms = {tag: _form(values) for tags, *values in data["forms"] for tag in tags}
+                    entry = Entry(
+                        family["library"], family["family"], data["fields"]["name"], data["fields"], forms, self
+                    )
+                    entries[f"{entry.library}:{entry.name}"] = entry
         return entries
-
-    @cached_property
-    def versions(self) -> dict[str, str]:
-        """Library and version by ``library.family``, as the registry's files say."""
-        return {f"{family['library']}.{family['family']}": family["version"] for family in self._registry}
 
     def named_items(self, entry: Entry, form: Form, space: str) -> tuple[Item, ...]:
         """The items of one of this index's forms, with its layers' names."""
         texts = self._json(f"names/{entry.library}.{entry.family}.json")
-        names = iter(texts[form.names[space]].split("\n"))
+        with self._damage():
+            names = iter(texts[form.names[space]].split("\n"))
 
         def named(layer: Layer) -> Layer:
             return Layer(layer.kind, layer.shape, next(names), layer.bias)

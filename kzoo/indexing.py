@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kzoo.catalog import ArchitectureEntry, Family, load_registry, registry_digest
+from kzoo.catalog import ArchitectureEntry, Family, load_registry
 from kzoo.encoding import Encoding, Floats, encode
 from kzoo.errors import CheckFailed, InputError
 from kzoo.index import FORMAT, Index, encoding_arrays, write_index
@@ -18,13 +18,14 @@ from kzoo.paths import source_file
 from kzoo.processes import Progress, chunks, in_processes
 from kzoo.readers.libraries import LOCAL, load_library
 from kzoo.readers.variants import Variant
+from kzoo.registry_files import registry_digest
 from kzoo.scan import Scan
 from kzoo.sources import file_architecture
 from kzoo.zoo import load_zoo
 
 #: Modules whose code decides what the index holds; when one changes, the index is stale.
 _DECISIVE_MODULES = (
-    "layers", "standardize", "encoding", "kernel", "scan", "catalog", "index", "indexing",
+    "layers", "standardize", "encoding", "kernel", "scan", "catalog", "plain_yaml", "index", "indexing",
     "readers/libraries", "readers/module", "readers/variants", "readers/timm", "readers/torchvision",
 )  # fmt: skip
 #: The same for models of one's own, which are read from their files.

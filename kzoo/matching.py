@@ -25,7 +25,7 @@ class Matching:
     ``value`` is D(source -> target), ``reverse_value`` D(target -> source). ``pairs`` holds (source index path, target
     index path, score) per matched target layer, in target order; an index path is ``(item,)``, or ``(item, layer)``
     inside a block. ``overwritten`` counts the target's entries that the paper's clip transfer overwrites. ``source`` and
-    ``target`` are the networks as the measure sees them.
+    ``target`` are the networks as the measure sees them; ``measure`` is ``extended`` where that one matched them.
     """
 
     source: Architecture
@@ -34,6 +34,7 @@ class Matching:
     reverse_value: float
     pairs: tuple[LayerPair, ...]
     overwritten: int
+    measure: Measure = "symmetric"
 
     @property
     def directed(self) -> float:
@@ -47,7 +48,7 @@ class Matching:
 
     @property
     def symmetric(self) -> float:
-        """The paper's similarity: the geometric mean of ``directed`` and ``reverse``."""
+        """The symmetric similarity, the paper's unless ``measure`` is ``extended``: the geometric mean of the other two."""
         return symmetric_similarity(self.directed, self.reverse)
 
     @property
@@ -65,7 +66,7 @@ def match(source: Architecture, target: Architecture, measure: Measure = "symmet
     source, target = seen_by(measure, source), seen_by(measure, target)
     scan = Scan(encode_one(target), encode_one(source))
     forward, reverse = scan.forward_values().item(), scan.reverse_values().item()
-    return Matching(source, target, forward, reverse, tuple(scan.pairs(0)), scan.overwritten(0))
+    return Matching(source, target, forward, reverse, tuple(scan.pairs(0)), scan.overwritten(0), measure)
 
 
 def similarity(source: Architecture, target: Architecture, measure: Measure = "symmetric") -> float:

@@ -13,7 +13,6 @@ from kzoo.catalog import (
     Family,
     checked_source,
     dump_family,
-    family_files,
     read_source,
     shown,
     source_faults,
@@ -24,6 +23,7 @@ from kzoo.locking import locked
 from kzoo.merging import Added, MergeResult, Vanished, merge_family
 from kzoo.processes import Progress, chunks, in_processes
 from kzoo.readers.libraries import load_library
+from kzoo.registry_files import family_files
 
 
 @dataclass(frozen=True)

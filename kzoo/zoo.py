@@ -18,6 +18,7 @@ from kzoo.errors import InputError, KzooWarning
 from kzoo.index import Entry, Form, Index, Space
 from kzoo.layers import Architecture, Item
 from kzoo.paths import index_file, registry_directory, registry_layers
+from kzoo.registry_files import registry_digest, registry_files
 
 SHIPPED = "shipped"
 
@@ -252,8 +253,6 @@ def load_zoo(more: Sequence[Path] = ()) -> Zoo:
     """
     layers, origins = [_load(registry_directory())], [SHIPPED]
     for directory in registry_layers(more):
-        from kzoo.catalog import registry_files
-
         registry_files(directory)
         try:
             layers.append(_load(directory))
@@ -265,8 +264,6 @@ def load_zoo(more: Sequence[Path] = ()) -> Zoo:
 
 
 def _load(directory: Path) -> Index:
-    from kzoo.catalog import registry_digest
-
     path = index_file(directory)
     index = _read(path, path.stat().st_mtime_ns if path.exists() else 0)
     if registry_digest(directory) != index.meta["registry"]:

@@ -21,11 +21,10 @@ from kzoo.catalog import (
     faults,
     load_family,
     load_registry,
-    registry_digest,
-    registry_files,
     schema_text,
 )
 from kzoo.paths import registry_directory
+from kzoo.registry_files import registry_digest, registry_files
 from tests.conftest import Run
 
 GOOD = """\

@@ -216,27 +216,30 @@ def test_bad_input_is_one_sentence(kzoo_command: Run, arguments: tuple[str, ...]
 def test_a_registry_of_ones_own(kzoo_command: Run, tmp_path: Path) -> None:
     folder = tmp_path / "torchvision"
     folder.mkdir()
-    (folder / "alexnet.yaml").write_text((registry_directory() / "torchvision" / "alexnet.yaml").read_text())
-    missing = kzoo_command("-C", str(tmp_path), "recommend", "torchvision:alexnet")
-    assert (missing.returncode, f"build it with 'kzoo -C {tmp_path} index'" in missing.stderr) == (2, True)
+    path = folder / "alexnet.yaml"
+    shipped = (registry_directory() / "torchvision" / "alexnet.yaml").read_text()
+    path.write_text(shipped.replace("license: unknown", "license: bsd-3-clause"))
+    missing = kzoo_command("-C", str(tmp_path), "recommend", "torchvision:alexnet", "-k", "1")
+    assert (missing.returncode, f"build it with 'kzoo -C {tmp_path} index'" in missing.stderr) == (0, True)
+    assert "unknown" in missing.stdout
     assert "1 checkpoints: no fault found" in kzoo_command("registry", "check", str(tmp_path)).stdout
     built = kzoo_command("-C", str(tmp_path), "index")
     assert built.returncode == 0, built.stderr
-    found = kzoo_command("recommend", "torchvision:alexnet", "--json", env={"KZOO_REGISTRY": str(tmp_path), "PATH": ""})
-    assert [row["model"] for row in json.loads(found.stdout)["results"]] == ["torchvision/alexnet.IMAGENET1K_V1"]
+    env = {"KZOO_REGISTRY": str(tmp_path), "PATH": ""}
+    found = kzoo_command("recommend", "torchvision:alexnet", "-k", "1", "--json", env=env)
+    (row,) = json.loads(found.stdout)["results"]
+    assert (row["license"], row["origin"]) == ("bsd-3-clause", str(tmp_path))
     assert kzoo_command("-C", str(tmp_path), "index", "--check").returncode == 0
-    (folder / "alexnet.yaml").open("a").write("# reviewed\n")
+    path.open("a").write("# reviewed\n")
     stale = kzoo_command("-C", str(tmp_path), "index", "--check")
     assert (stale.returncode, "is stale" in stale.stderr) == (1, True)
     hinted = kzoo_command("-C", str(tmp_path), "recommend", "torchvision:alexnet", "--json")
-    assert "is older than the registry beside it" in hinted.stderr
+    assert f"Note: the registry {tmp_path} has changed since its index was compiled" in hinted.stderr
     json.loads(hinted.stdout)
-    assert kzoo_command("-C", str(tmp_path), "show", "torchvision:alexnet").stderr.count("is older than") == 1
-    table = kzoo_command("-C", str(tmp_path), "recommend", "timm:resnet18", "--classes", "7")
-    assert (
-        f"Next: kzoo -C {tmp_path} compare torchvision/alexnet.IMAGENET1K_V1 timm:resnet18 --classes 7\n"
-        in table.stderr
-    )
+    assert kzoo_command("-C", str(tmp_path), "show", "torchvision:alexnet").stderr.count("Note: ") == 1
+    table = kzoo_command("-C", str(tmp_path), "recommend", "torchvision:alexnet", "--classes", "7")
+    assert f"Next: kzoo -C {tmp_path} compare " in table.stderr
+    assert table.stderr.endswith(" torchvision:alexnet --classes 7\n")
 
 
 def test_malformed_yaml_names_file_line_and_field(kzoo_command: Run, tmp_path: Path) -> None:

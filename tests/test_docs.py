@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import doctest
 import io
+import json
 import os
 import re
 import shlex
@@ -185,6 +186,14 @@ def test_every_key_of_a_ranking_is_explained() -> None:
     text = PAGES["docs/ranking.md"].read_text()
     keys = {field.name for record in (Recommendation, Row) for field in dataclasses.fields(record)}
     assert {key for key in keys | {"explanation"} if f"`{key}`" not in text} == set()
+
+
+def test_every_key_of_a_comparison_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = PAGES["docs/ranking.md"].read_text()
+    _, output = run_command("kzoo compare timm:resnet18 timm:resnet34 --json", monkeypatch)
+    keys = json.loads(output[output.index("{") :])
+    assert keys["matched_layers"] == 73
+    assert {key for key in keys if f"`{key}`" not in text} == set()
 
 
 def test_every_kind_of_the_extended_measure_is_explained() -> None:

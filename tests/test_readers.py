@@ -125,7 +125,7 @@ def test_torchvision_entries() -> None:
     assert [checkpoint.tag for checkpoint in entry.checkpoints] == ["IMAGENET1K_V2", "IMAGENET1K_V1"]
     assert entry.checkpoints[0].metrics["imagenet-1k"]["top1"] == 80.858
     swag = next(c for c in torchvision_reader.entry("vit_b_16").checkpoints if c.tag == "IMAGENET1K_SWAG_E2E_V1")
-    assert (swag.license, swag.input_size) == ("other", [3, 384, 384])
+    assert (swag.license, swag.input_size) == ("cc-by-nc-4.0", [3, 384, 384])
     assert swag.license_link is not None
 
 

@@ -29,13 +29,13 @@ from kzoo.catalog import (
     dump_family,
     faults,
     load_registry,
-    registry_files,
 )
 from kzoo.cli.main import run
 from kzoo.errors import WorldError
 from kzoo.locking import locked
 from kzoo.merging import Added, Differing, Vanished, merge_family
 from kzoo.paths import registry_directory
+from kzoo.registry_files import registry_files
 from kzoo.sync import SyncResult, plan_sync, reports, sync_data, sync_library, write_sync
 
 

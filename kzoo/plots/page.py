@@ -45,7 +45,7 @@ def page(matching: Matching) -> str:
 
 def _numbers(matching: Matching) -> str:
     shown = (
-        ("symmetric", f"{matching.symmetric:.3f}", "how alike the two are, both ways"),
+        (matching.measure, f"{matching.symmetric:.3f}", "how alike the two are, both ways"),
         ("directed", f"{matching.directed:.3f}", "how much of the target the source covers"),
         ("reverse", f"{matching.reverse:.3f}", "how much of the source the target covers"),
         ("coverage", f"{matching.coverage:.1%}", "of the target's learned entries overwritten"),

@@ -66,7 +66,7 @@ def draw(matching: Matching, *, headed: bool = True) -> str:
 def numbers(matching: Matching) -> str:
     """The four numbers of a matching in one line."""
     return (
-        f"symmetric {matching.symmetric:.3f}, directed {matching.directed:.3f}, reverse {matching.reverse:.3f}, "
+        f"{matching.measure} {matching.symmetric:.3f}, directed {matching.directed:.3f}, reverse {matching.reverse:.3f}, "
         f"coverage {matching.coverage:.1%}"
     )
 

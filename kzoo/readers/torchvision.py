@@ -20,8 +20,8 @@ LIBRARY = "torchvision"
 # A local version label ("+cu130") names the build, not what the package contains.
 VERSION = torchvision.__version__.partition("+")[0]
 
-# torchvision gives only the addresses of licenses; what a license there calls itself.
-_LICENSE_NAMES = {"https://github.com/facebookresearch/SWAG/blob/main/LICENSE": "cc-by-nc-4.0"}
+# torchvision gives only the addresses of licenses; timm names the license of the same weights.
+_LICENSES = {"https://github.com/facebookresearch/SWAG/blob/main/LICENSE": "cc-by-nc-4.0"}
 _CLASSES = 1000
 _DEFAULT_SIZE = 224
 
@@ -123,8 +123,8 @@ def _checkpoint(name: str, weight: Any, parameters: int) -> Checkpoint:
     return Checkpoint(
         id=f"{LIBRARY}/{name}.{weight.name}",
         tag=weight.name,
-        license=OTHER if link else UNKNOWN,
-        license_name=_LICENSE_NAMES.get(link, link),
+        license=_LICENSES.get(link, OTHER) if link else UNKNOWN,
+        license_name=None if link in _LICENSES else link,
         license_link=link,
         classes=len(weight.meta["categories"] or ()),
         input_size=[3, _crop(weight), _crop(weight)],
