@@ -28,10 +28,11 @@ bench: $(VENV)/.bench  ## Measure; writes benchmarks/results.
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.headers
 
-docs: $(VENV)/.light  ## Write docs/commands.md from the commands' help.
+docs: $(VENV)/.light  ## Write docs/commands.md from the commands' help, and the README's picture.
 	$(BIN)/python -m docs.commands
+	$(BIN)/kzoo compare timm:resnet18 timm:resnet26d --plot docs/matching.svg
 
-fuzz: $(VENV)/.full  ## 100,000 hostile inputs, about two minutes; writes benchmarks/results/fuzz.json.
+fuzz: $(VENV)/.full  ## 100,000 hostile inputs, half a minute; writes benchmarks/results/fuzz.json.
 	$(BIN)/python -m benchmarks.fuzz
 
 index: $(VENV)/.full  ## Compile the registry into the index, about two minutes.

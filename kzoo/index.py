@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import json
-import lzma
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -80,9 +79,9 @@ class Space:
     """All architectures of an index as some measures see them, one place per fingerprint."""
 
     def __init__(
-        self, array: Callable[[str], Any], rankings: list[str], damage: Callable[[], AbstractContextManager[None]]
+        self, array: Callable[[str], Any], rankings: list[str], reading: Callable[[], AbstractContextManager[None]]
     ) -> None:
-        self._array, self._rankings, self._damage = array, rankings, damage
+        self._array, self._rankings, self._reading = array, rankings, reading
 
     @cached_property
     def encoding(self) -> Encoding:
@@ -91,24 +90,29 @@ class Space:
         def sequences(prefix: str) -> Sequences:
             return Sequences(*(self._array(f"{prefix}/{field}").astype(np.int32) for field in _SEQUENCE_FIELDS))
 
-        tables = {field: self._array(field).astype(np.int32) for field in _TABLE_FIELDS}
-        encoding = Encoding(**tables, blocks=sequences("blocks"), items=sequences("items"))
-        with self._damage():
+        with self._reading():
+            tables = {field: self._array(field).astype(np.int32) for field in _TABLE_FIELDS}
+            encoding = Encoding(**tables, blocks=sequences("blocks"), items=sequences("items"))
             require_sound(encoding)
             if len(encoding) != len(self.fingerprints):
                 raise ValueError("its arrays contradict one another")
-        return encoding
+            return encoding
 
     @cached_property
     def fingerprints(self) -> list[str]:
         """The fingerprint at each place."""
-        return [str(fingerprint) for fingerprint in self._array("fingerprints").tolist()]
+        with self._reading():
+            return [str(fingerprint) for fingerprint in self._array("fingerprints").tolist()]
 
     def ranking(self, measure: str) -> Ints | None:
         """Stored ranking per place: the places of the most similar trained architectures, best first; None if not stored."""
         if measure not in self._rankings:
             return None
-        return np.asarray(self._array(f"rankings/{measure}"), dtype=np.int32)
+        with self._reading():
+            ranking = np.asarray(self._array(f"rankings/{measure}"), dtype=np.int32)
+            if len(ranking) != len(self.fingerprints) or not np.all((ranking >= 0) & (ranking < len(ranking))):
+                raise ValueError("its rankings point nowhere")
+            return ranking
 
     def items(self, place: int) -> tuple[Item, ...]:
         """The items at ``place``, without layer names."""
@@ -132,14 +136,14 @@ class Index:
             )
 
     def _read(self, name: str, parse: Callable[[bytes], Any]) -> Any:
-        with self._damage():
+        with self.reading():
             # What a member says of its size is how much of it is unpacked.
             if self._archive.getinfo(name).file_size > _LARGEST_MEMBER:
                 raise ValueError(f"{name} is larger than {_LARGEST_MEMBER // 10**6} MB")
             return parse(self._archive.read(name))
 
     @contextmanager
-    def _damage(self) -> Iterator[None]:
+    def reading(self) -> Iterator[None]:
         """Turn whatever a damaged file makes Python say into a sentence."""
         try:
             yield
@@ -147,19 +151,10 @@ class Index:
             raise InputError(f"there is no index at {self.path}: build it with '{self.command}'") from None
         except InputError:
             raise
-        except (
-            OSError,
-            EOFError,
-            LookupError,
-            TypeError,
-            ValueError,
-            NotImplementedError,
-            RecursionError,
-            zipfile.BadZipFile,
-            lzma.LZMAError,
-        ) as error:
+        except Exception as error:  # zip, lzma, json and numpy raise a dozen kinds for bytes that are not theirs
             raise InputError(
-                f"the index {self.path} cannot be read ({error!s:.200}): build it anew with '{self.command}'"
+                f"the index {self.path} cannot be read ({type(error).__name__}: {error!s:.200}): "
+                f"build it anew with '{self.command}'"
             ) from None
 
     @cached_property
@@ -182,9 +177,10 @@ class Index:
         """The architectures as the paper's measures and as ours see them."""
 
         def of(name: str) -> Space:
-            return Space(lambda array: self._array(f"{name}/{array}"), self.meta["rankings"][name], self._damage)
+            return Space(lambda array: self._array(f"{name}/{array}"), self.meta["rankings"][name], self.reading)
 
-        return {name: of(name) for name in SPACES}
+        with self.reading():
+            return {name: of(name) for name in SPACES}
 
     @cached_property
     def _registry(self) -> Any:
@@ -194,9 +190,12 @@ class Index:
     def entries(self) -> dict[str, Entry]:
         """Every architecture by ``library:name``, in the registry's order."""
         entries = {}
-        with self._damage():
+        with self.reading():
             for family in self._registry:
                 for data in family["architectures"]:
+                    _require_types(data["fields"], _ENTRY_TYPES)
+                    for checkpoint in data["fields"].get("checkpoints", ()):
+                        _require_types(checkpoint, _CHECKPOINT_TYPES)
                     forms = {tag: _form(values) for tags, *values in data["forms"] for tag in tags}
                     entry = Entry(
                         family["library"], family["family"], data["fields"]["name"], data["fields"], forms, self
@@ -206,17 +205,32 @@ class Index:
 
     def named_items(self, entry: Entry, form: Form, space: str) -> tuple[Item, ...]:
         """The items of one of this index's forms, with its layers' names."""
-        texts = self._json(f"names/{entry.library}.{entry.family}.json")
-        with self._damage():
+        with self.reading():
+            texts = self._json(f"names/{entry.library}.{entry.family}.json")
             names = iter(texts[form.names[space]].split("\n"))
 
-        def named(layer: Layer) -> Layer:
-            return Layer(layer.kind, layer.shape, next(names), layer.bias)
+            def named(layer: Layer) -> Layer:
+                return Layer(layer.kind, layer.shape, next(names), layer.bias)
 
-        return tuple(
-            named(item) if isinstance(item, Layer) else tuple(named(layer) for layer in item)
-            for item in self.spaces[space].items(form.places[space])
-        )
+            return tuple(
+                named(item) if isinstance(item, Layer) else tuple(named(layer) for layer in item)
+                for item in self.spaces[space].items(form.places[space])
+            )
+
+
+_ENTRY_TYPES = {"name": str, "parameters": int, "classes": int, "input_size": list, "checkpoints": list}
+_CHECKPOINT_TYPES = {
+    "id": str, "tag": str, "license": str, "parameters": int, "license_name": str, "classes": int, "input_size": list,
+    "trained_on": list, "metrics": dict,
+}  # fmt: skip
+_NEEDED = ("id", "tag", "license", "parameters", "name")
+
+
+def _require_types(fields: Mapping[str, Any], types: Mapping[str, type]) -> None:
+    """Raise TypeError where a field that searches use is missing or of another type."""
+    for name, kind in types.items():
+        if not isinstance(fields.get(name, None if name in _NEEDED else kind()), kind):
+            raise TypeError(f"{name} is {fields.get(name)!r:.40}")
 
 
 def _form(values: list[Any]) -> Form:

@@ -21,7 +21,7 @@ from kzoo.readers.variants import Variant
 from kzoo.registry_files import registry_digest
 from kzoo.scan import Scan
 from kzoo.sources import file_architecture
-from kzoo.zoo import load_zoo
+from kzoo.zoo import shipped_zoo
 
 #: Modules whose code decides what the index holds; when one changes, the index is stale.
 _DECISIVE_MODULES = (
@@ -119,7 +119,7 @@ def _local_variant(entry: ArchitectureEntry, directory: Path) -> Variant:
     """The network of a local model, read from its file's header."""
     for checkpoint in entry.checkpoints:
         if checkpoint.path is not None:
-            architecture = file_architecture(directory / checkpoint.path, load_zoo(), checkpoint.submodule)
+            architecture = file_architecture(directory / checkpoint.path, shipped_zoo(), checkpoint.submodule)
             return Variant(architecture, ("", *(each.tag for each in entry.checkpoints)))
     raise InputError(f"local model {entry.name} has no checkpoint with a path: add it with 'kzoo add', or remove it")
 

@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from kzoo.errors import InputError
+
 _PACKAGE = Path(__file__).parent
 INDEX_NAME = "index.npz"
 
@@ -48,8 +50,17 @@ def registry_to_change(directory: Path | None) -> Path:
 
 
 def registry_for_local(directory: Path | None) -> Path:
-    """The registry that a model of one's own is added to: the one that was named, the topmost of ``KZOO_REGISTRY``, or `own_registry`."""
-    return directory or next(reversed(_named_layers()), own_registry())
+    """Where a model of one's own is added: the folder that was named, the topmost of ``KZOO_REGISTRY``, `own_registry`.
+
+    Raises:
+        InputError: ``KZOO_REGISTRY`` is set but empty, so that nothing of one's own would be seen.
+    """
+    layers = [directory] if directory else _named_layers()
+    if not layers and "KZOO_REGISTRY" in os.environ:
+        raise InputError(
+            "KZOO_REGISTRY is set but empty, so there is no registry of your own: give -C DIR, or unset it"
+        )
+    return layers[-1] if layers else own_registry()
 
 
 def _named_layers() -> list[Path]:

@@ -31,7 +31,7 @@ def registry_files(directory: Path) -> list[Path]:
     files = family_files(directory)
     if not files:
         raise InputError(
-            f"registry {directory} holds no <library>/<family>.yaml file: give another folder, or fill it with 'kzoo registry sync'"
+            f"registry {directory} holds no <library>/<family>.yaml file: give another folder, or fill it with 'kzoo add' or 'kzoo registry sync'"
         )
     return files
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _EXPECTED = (
-    "expected timm:NAME, torchvision:NAME, a registry id like timm/resnet18.a1_in1k, the path of a safetensors file or of "
+    "expected timm:NAME, torchvision:NAME, local:NAME, a registry id like timm/resnet18.a1_in1k, the path of a safetensors file or of "
     "a folder that holds one, or py:package.module:factory"
 )
 

@@ -18,7 +18,7 @@ from kzoo.errors import InputError, KzooWarning
 from kzoo.index import Entry, Form, Index, Space
 from kzoo.layers import Architecture, Item
 from kzoo.paths import index_file, registry_directory, registry_layers
-from kzoo.registry_files import registry_digest, registry_files
+from kzoo.registry_files import family_files, registry_digest, registry_files
 
 SHIPPED = "shipped"
 
@@ -137,7 +137,8 @@ class Zoo:
         """Every checkpoint by id, in the order of layers and their registries."""
         found: dict[str, Model] = {}
         for layer, origin in enumerate(self.origins):
-            found |= {model.id: model for model in self._models(layer, origin)}
+            with self.layers[layer].reading():
+                found |= {model.id: model for model in self._models(layer, origin)}
         return found
 
     def _models(self, layer: int, origin: str) -> Iterator[Model]:
@@ -213,7 +214,8 @@ class _LayerPlaces(Mapping[str, int]):
         self._zoo, self._layer, self._own = zoo, layer, form.places
 
     def __getitem__(self, space: str) -> int:
-        return self._zoo.spaces[space].of_layer[self._layer][self._own[space]]
+        with self._zoo.layers[self._layer].reading():
+            return self._zoo.spaces[space].of_layer[self._layer][self._own[space]]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._own)
@@ -253,6 +255,9 @@ def load_zoo(more: Sequence[Path] = ()) -> Zoo:
     """
     layers, origins = [_load(registry_directory())], [SHIPPED]
     for directory in registry_layers(more):
+        if not family_files(directory) and index_file(directory).exists():
+            # Its last model was removed.
+            continue
         registry_files(directory)
         try:
             layers.append(_load(directory))
@@ -261,6 +266,11 @@ def load_zoo(more: Sequence[Path] = ()) -> Zoo:
         else:
             origins.append(str(directory))
     return Zoo(layers, origins)
+
+
+def shipped_zoo() -> Zoo:
+    """What came with kzoo alone."""
+    return Zoo([_load(registry_directory())], [SHIPPED])
 
 
 def _load(directory: Path) -> Index:

@@ -23,11 +23,13 @@ import torchvision
 from click import Context
 from safetensors.torch import save_file
 
+import kzoo
 from docs.commands import PAGE, page
 from kzoo import facade
 from kzoo.cli.main import cli, run
 from kzoo.layers import EXTENDED_KINDS
 from kzoo.paths import registry_directory
+from kzoo.plots.matching import matching_svg
 from kzoo.search import Recommendation, Row
 
 ROOT = Path(__file__).parent.parent
@@ -217,6 +219,14 @@ def test_make_test_is_the_test_command_of_ci() -> None:
 
 
 def test_every_figure_comes_from_the_committed_results() -> None:
-    from benchmarks.report import table
+    from benchmarks.report import agreement_table, table
 
     assert table() in README, "run python -m benchmarks.report and put its table into the README"
+    files = (ROOT / "docs" / "files.md").read_text()
+    assert agreement_table() in files, "run python -m benchmarks.report and put its second table into docs/files.md"
+
+
+def test_the_picture_of_the_readme_is_what_the_command_draws() -> None:
+    drawn = matching_svg(kzoo.match("timm:resnet18", "timm:resnet26d"))
+    assert (ROOT / "docs" / "matching.svg").read_text(encoding="utf-8") == drawn, "run make docs"
+    assert "docs/matching.svg" in README

@@ -72,7 +72,7 @@ def test_every_license_that_ships_is_valid() -> None:
     }
     # torchvision names the same weights' license by its address only; timm gives its id.
     assert {c.license for c in checkpoints if c.id.startswith("timm/") and ".swag_" in c.id} == {"cc-by-nc-4.0"}
-    assert {c.license_name for c in others if "SWAG" in c.tag} == {"cc-by-nc-4.0"}
+    assert {c.license for c in checkpoints if "SWAG" in c.tag} == {"cc-by-nc-4.0"}
 
 
 def test_the_readers_write_such_licenses() -> None:

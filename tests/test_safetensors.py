@@ -139,7 +139,7 @@ def test_a_hundred_megabytes_of_json_are_not_read(tmp_path: Path) -> None:
 
 
 BOMBS = """
-import resource
+import re
 from kzoo import InputError
 from kzoo.readers.safetensors import MOST_HEADER, parse_header
 for unit in (b"[],", b"{},", b'"",', b"0,", b"1.5,", b'"a":0,'):
@@ -150,7 +150,7 @@ for unit in (b"[],", b"{},", b'"",', b"0,", b"1.5,", b'"a":0,'):
         parse_header(content, "x", 0)
     except InputError as error:
         print(str(error)[:100])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024)
 """
 
 
@@ -164,7 +164,7 @@ def test_the_largest_headers_take_bounded_memory_and_time() -> None:
         *["tensor 'a' must have dtype,"] * 3,
         "it names 'a' twice: fetch o",
     ]
-    assert int(megabytes) < 1000
+    assert int(megabytes) < 700
     assert time.perf_counter() - started < 30
 
 

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -360,3 +361,38 @@ def test_a_local_model_without_layers_that_the_paper_sees(tmp_path: Path) -> Non
         kzoo.recommend("local/n", registry=zoo)
     best = kzoo.recommend("local/n", k=1, measure="extended", registry=zoo)[0]
     assert (best.model, best.similarity, best.symmetric, best.coverage) == ("local/n", 1.0, None, None)
+
+
+def test_adding_says_nothing_false(kzoo_command: Run, tmp_path: Path, weights: Path) -> None:
+    env = {"KZOO_REGISTRY": str(tmp_path / "mine"), "PATH": ""}
+    for name in ("one", "two"):
+        done = kzoo_command("add", str(weights / "small.safetensors"), "--name", name, env=env)
+        assert done.returncode == 0
+        assert "Note:" not in done.stderr
+    assert json.loads(kzoo_command("show", "local:one", "--json", env=env).stdout)["library"] == "local"
+    shown = kzoo_command("show", "local:one", "--layers", env=env)
+    assert (shown.returncode, "local/one" in shown.stdout) == (0, True)
+    assert re.search(r"\n\d+\.0 +conv2d +64 x 64 x 3 x 3 +layer1\.0\.conv1", shown.stdout)
+    checked = json.loads(kzoo_command("registry", "check", "--json", env=env).stdout)
+    assert (checked["files"], checked["faults"]) == (2, [])
+
+
+def test_the_users_own_folder(kzoo_command: Run, tmp_path: Path, weights: Path) -> None:
+    env = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config"), "PATH": ""}
+    file = str(weights / "small.safetensors")
+    added = json.loads(kzoo_command("add", file, "--json", env=env).stdout)
+    assert Path(added["written"]).is_relative_to(tmp_path)
+    listed = json.loads(kzoo_command("list", "local/", "--json", env=env).stdout)
+    assert [row["id"] for row in listed] == ["local/small"]
+    without = env | {"KZOO_REGISTRY": ""}
+    assert json.loads(kzoo_command("list", "local/", "--json", env=without).stdout) == []
+    refused = kzoo_command("add", file, env=without)
+    assert (refused.returncode, "KZOO_REGISTRY is set but empty" in refused.stderr) == (2, True)
+
+
+def test_a_registry_whose_last_model_was_removed(add: Add, tmp_path: Path, zoo: Zoo) -> None:
+    add("small")
+    (tmp_path / "mine" / "local" / "small.yaml").unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert set(load_zoo([tmp_path / "mine"]).models) == set(zoo.models)

@@ -40,11 +40,17 @@ def filter_options(command: _Command) -> _Command:
                 metavar="ID",
                 help="Only this license, or 'permissive'; may be repeated.",
             ),
-            click.option("--task", metavar="TASK", help="Only image-classification, or image-feature-extraction."),
+            click.option(
+                "--task", metavar="TASK", help="Only for this task: image-classification or image-feature-extraction."
+            ),
             click.option(
                 "--max-params", metavar="N", callback=_parse_count, help="At most this many parameters, such as 30M."
             ),
-            click.option("--library", metavar="NAME", help="Only timm, or torchvision."),
+            click.option(
+                "--library",
+                metavar="NAME",
+                help="Only of this library: timm, torchvision, or local for files of your own.",
+            ),
             click.option("--trained-on", metavar="DATA", help="Only trained on this data set, such as imagenet-21k."),
         )
     ):

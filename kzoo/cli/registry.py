@@ -23,9 +23,9 @@ def registry() -> None:
 def registry_check(context: click.Context, folder: Path | None, as_json: bool) -> None:
     """Check every file of the registry (or of FOLDER): names file, line and field of every fault."""
     from kzoo.catalog import check_registry
-    from kzoo.paths import registry_directory
+    from kzoo.paths import registry_to_change
 
-    found = check_registry(folder or context.obj or registry_directory())
+    found = check_registry(folder or registry_to_change(context.obj))
     counts = {"files": found.files, "architectures": found.architectures, "checkpoints": found.checkpoints}
     said = ", ".join(f"{number:,} {what}" for what, number in counts.items())
     if as_json:
@@ -62,10 +62,10 @@ def registry_sync(
     context: click.Context, library: str, dry_run: bool, prune: bool, take_library: bool, as_json: bool
 ) -> None:
     """Merge what the installed LIBRARY knows into the registry's files; people's edits and comments stay."""
-    from kzoo.paths import registry_directory
+    from kzoo.paths import registry_to_change
     from kzoo.sync import reports, sync_data, sync_library
 
-    directory = context.obj or registry_directory()
+    directory = registry_to_change(context.obj)
     result = sync_library(library, directory, Progress(), dry_run=dry_run, prune=prune, take_library=take_library)
     if as_json:
         print_json(sync_data(result))

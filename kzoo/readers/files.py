@@ -76,6 +76,8 @@ def read_weights_file(path: Path) -> WeightsFile:
     """
     try:
         path = _locate(path.expanduser())
+    except InputError:
+        raise
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a home that nobody has, a NUL
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path} cannot be read ({reason}): give a file that exists and may be read") from None
