@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import operator
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -150,13 +151,18 @@ class Architecture:
     @cached_property
     def typed_layers(self) -> int:
         """How many layers can be matched: the value of matching the network with itself."""
-        rows = (item if isinstance(item, tuple) else (item,) for item in self.items)
-        return sum(layer.kind != "other" for row in rows for layer in row)
+        return self._kinds.total() - self._kinds["other"]
+
+    @cached_property
+    def _kinds(self) -> Counter[str]:
+        """How many layers there are of each kind."""
+        rows = [item if isinstance(item, tuple) else (item,) for item in self.items]
+        return Counter([layer.kind for row in rows for layer in row])
 
     @cached_property
     def paper(self) -> Architecture:
         """This network as the paper's measures see it: layers of the extended kinds are opaque."""
-        if all(layer.kind not in EXTENDED_KINDS for layer in self.layers):
+        if self._kinds.keys().isdisjoint(EXTENDED_KINDS):
             return self
         items = tuple(_opaque(item) if isinstance(item, Layer) else tuple(map(_opaque, item)) for item in self.items)
         return Architecture(items, self.name, self.parameters, self.approximate)

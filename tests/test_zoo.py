@@ -396,3 +396,18 @@ def test_a_registry_whose_last_model_was_removed(add: Add, tmp_path: Path, zoo: 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert set(load_zoo([tmp_path / "mine"]).models) == set(zoo.models)
+
+
+def test_files_need_no_torch(tmp_path: Path, weights: Path) -> None:
+    file, mine = str(weights / "small.safetensors"), str(tmp_path / "mine")
+    frameworks = ("torch", "timm", "torchvision", "safetensors", "huggingface_hub")
+    script = f"""
+import sys
+from kzoo.cli.main import run
+for arguments in (["-C", {mine!r}, "add", {file!r}], ["recommend", {file!r}, "--refine"], ["compare", {file!r}, "timm:resnet18"]):
+    sys.argv = ["kzoo", *arguments]
+    assert run() == 0, arguments
+print([name for name in {frameworks!r} if name in sys.modules], file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr.endswith("[]\n")
