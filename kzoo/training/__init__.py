@@ -1,0 +1,1 @@
+"""Small image classification tasks, and what trains networks on them."""

@@ -1,0 +1,163 @@
+"""What a task is: images with labels in two parts, and a fingerprint of all of it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from kzoo.errors import InputError
+
+#: Which random numbers are drawn: those of one part never meet those of the other.
+TRAIN, TEST = 0, 1
+_HASHED_AT_ONCE = 4096
+
+
+class Images(Protocol):
+    """N images of uint8, of shape C x H x W each, that are read when they are asked for."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """N, C, H, W."""
+        ...
+
+    def __len__(self) -> int:
+        """N."""
+        ...
+
+    def __getitem__(self, index: Any) -> Tensor:
+        """One image (C x H x W) by a number, several (n x C x H x W) by a slice or a tensor of numbers."""
+        ...
+
+    def digest(self) -> bytes:
+        """A sha256 of what decides the images."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Split(Dataset[tuple[Tensor, int]]):
+    """One part of a task: ``images`` is uint8, N x C x H x W; ``labels`` is int64, N, each an index into the classes.
+
+    ``images`` is a tensor, or reads files: ``split.images[indices]`` gives a tensor either way.
+    """
+
+    images: Tensor | Images
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index], int(self.labels[index])
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """An image classification task; ``size`` is height and width in pixels, ``fingerprint`` a sha256 in hexadecimal."""
+
+    name: str
+    classes: tuple[str, ...]
+    channels: int
+    size: int
+    train: Split
+    test: Split
+    fingerprint: str
+
+
+def library(name: str) -> Any:
+    """A module that only some tasks need.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(
+            f"this task needs {name.partition('.')[0]}, which cannot be imported ({error}): "
+            "install it with pip install 'kzoo[training]'"
+        ) from None
+
+
+def make_task(name: str, classes: tuple[str, ...], train: Split, test: Split) -> Task:
+    """The task of two splits that have images of one square shape."""
+    _, channels, size, _ = train.images.shape
+    return Task(name, classes, channels, size, train, test, _fingerprint(classes, train, test))
+
+
+def _fingerprint(classes: tuple[str, ...], train: Split, test: Split) -> str:
+    """A digest of classes, shapes, labels and images; not of the task's name, since two names may give the same data."""
+    digest = hashlib.sha256()
+    for split in (train, test):
+        head = {"classes": classes, "shape": tuple(split.images.shape)}
+        digest.update(json.dumps(head).encode())
+        digest.update(split.labels.numpy().astype("<i8").tobytes())
+        if isinstance(split.images, Tensor):
+            for part in split.images.split(_HASHED_AT_ONCE):
+                digest.update(part.contiguous().numpy())
+        else:
+            digest.update(split.images.digest())
+    return digest.hexdigest()
+
+
+def shuffled(count: int, seed: int, stream: int) -> NDArray[np.int64]:
+    """The numbers below ``count`` in an order that is the same with every version of numpy."""
+    # Raw words of a counter-based generator never change; what numpy makes of them may.
+    words = np.random.Philox(key=(stream << 64) | seed).random_raw(count)
+    return np.argsort(words, kind="stable")
+
+
+def ranks(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many of the same label come before each label."""
+    order = np.argsort(labels, kind="stable")
+    ordered = labels[order]
+    starts = np.searchsorted(ordered, ordered)
+    found = np.empty(len(labels), np.int64)
+    found[order] = np.arange(len(labels)) - starts
+    return found
+
+
+def taking_turns(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Indices that go through the classes in turn, each class in its own order; any beginning of it is balanced."""
+    return np.lexsort((labels, ranks(labels)))
+
+
+def parted(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices of the train and the test images: the first quarter of each class, at least one, is for testing."""
+    counts = np.bincount(labels)
+    testing = ranks(labels) < np.maximum(counts // 4, 1)[labels]
+    return np.flatnonzero(~testing), np.flatnonzero(testing)
+
+
+def chosen(
+    labels: NDArray[np.int64], count: int | None, seed: int, task: str, part: int, stream: int
+) -> NDArray[np.int64]:
+    """Indices of ``count`` images of balanced classes (all images if None), in an order that depends on the seed.
+
+    The first n are the same whatever ``count`` is.
+
+    Raises:
+        InputError: a class has too few images.
+    """
+    order = shuffled(len(labels), seed, stream)
+    order = order[taking_turns(labels[order])]
+    if count is None:
+        return order
+    counts = np.bincount(labels)
+    # Every class gives as many as the smallest has, and one more where it has one: balanced up to one.
+    limit = int(np.minimum(counts, counts.min() + 1).sum())
+    if count > limit:
+        what = ("training", "test")[part]
+        raise InputError(
+            f"{task} has at most {limit:,} {what} images in balanced classes, not {count:,}: ask for fewer, or leave "
+            f"the number out for all {len(labels):,}"
+        )
+    return order[:count]
