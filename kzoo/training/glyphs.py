@@ -22,9 +22,7 @@ from kzoo.errors import InputError
 from kzoo.training.tasks import TEST, TRAIN, library
 
 CHARACTERS = string.digits + string.ascii_uppercase + string.ascii_lowercase
-GROUPS = MappingProxyType(
-    {"digits": string.digits, "upper": string.ascii_uppercase, "lower": string.ascii_lowercase}
-)
+GROUPS = MappingProxyType({"digits": string.digits, "upper": string.ascii_uppercase, "lower": string.ascii_lowercase})
 #: The fonts of matplotlib that have an own upright shape for all 62 characters, by part; a test checks them against all.
 FONTS: Mapping[int, tuple[str, ...]] = MappingProxyType(
     {
