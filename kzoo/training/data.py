@@ -143,7 +143,7 @@ def _characters(name: str) -> str:
         raise InputError(f"{name!r} has fewer than two classes: expected characters such as glyphs:ABCabc")
     if ordered != characters:
         raise InputError(
-            f"{name!r} repeats or mixes up classes: write {_CLASSES}{ordered}, digits, capitals, small letters"
+            f"{name!r} repeats or mixes up classes: write {_CLASSES}{ordered} (digits, capitals, small letters)"
         )
     return ordered
 

@@ -23,7 +23,7 @@ from kzoo.training.tasks import TEST, TRAIN, library
 
 CHARACTERS = string.digits + string.ascii_uppercase + string.ascii_lowercase
 GROUPS = MappingProxyType({"digits": string.digits, "upper": string.ascii_uppercase, "lower": string.ascii_lowercase})
-#: The fonts of matplotlib that have an own upright shape for all 62 characters, by part; a test checks them against all.
+#: The fonts of matplotlib that draw all 62 characters as themselves, by part; a test checks that there are no others.
 FONTS: Mapping[int, tuple[str, ...]] = MappingProxyType(
     {
         TRAIN: (
@@ -160,7 +160,8 @@ def _blotches(words: _Words, strength: _Ints, size: int) -> _Ints:
     weights = np.maximum(256 - np.abs(place[:, None] - 256 * np.arange(_BLOTCHES)), 0).astype(np.int32)
     rows = np.einsum("sg,ngh->nsh", weights, grid)
     smooth = np.einsum("nsh,th->nst", rows, weights) >> 16
-    return (smooth * strength[:, None, None] >> 8).astype(np.int32)
+    spots: _Ints = (smooth * strength[:, None, None] >> 8).astype(np.int32)
+    return spots
 
 
 def _coverage(distances: _Cell, draws: Mapping[str, _Ints], size: int) -> _Ints:
@@ -203,7 +204,8 @@ def _warped(distances: _Cell, maps: _Ints, size: int) -> _Ints:
     at = row * _CELL + column + (np.arange(count, dtype=np.int32) * _CELL**2)[:, None, None]
     upper = flat[at] * (256 - right) + flat[at + 1] * right
     lower = flat[at + _CELL] * (256 - right) + flat[at + _CELL + 1] * right
-    return upper * (256 - down) + lower * down >> 16
+    found: _Ints = upper * (256 - down) + lower * down >> 16
+    return found
 
 
 @cache
@@ -249,4 +251,5 @@ def _distances(ink: NDArray[np.float64]) -> _Cell:
     inside, inside_edge = reach(ink == 1)
     outside, outside_edge = reach(ink == 0)
     signed = np.where(ink == 1, inside + inside_edge, np.where(ink == 0, outside_edge - outside, ink - 0.5))
-    return np.rint(np.clip(signed, -_FAR, _FAR) * _UNIT).astype(np.int16)
+    units: _Cell = np.rint(np.clip(signed, -_FAR, _FAR) * _UNIT).astype(np.int16)
+    return units

@@ -36,7 +36,7 @@ def published_arrays(name: str, root: Path, download: bool) -> tuple[tuple[str, 
         WorldError: the disk or the network fails.
     """
     parts = [_opened(name, ARRAYS[name], root, download, train=train) for train in (True, False)]
-    train, test = ((_images(part.data), np.array(part.targets, np.int64)) for part in parts)
+    train, test = ((_images(part.data), torch.as_tensor(part.targets).numpy()) for part in parts)
     return tuple(map(str, parts[0].classes)), (train, test)
 
 

@@ -10,7 +10,7 @@ from kzoo.errors import InputError
 from kzoo.files import replacing
 from kzoo.training.tasks import Task, library
 
-_LEAST, _MARGIN, _LABEL, _CHARACTER = 48, 4, 12, 6
+_LEAST, _MARGIN, _LABEL, _CHARACTER = 48, 4, 13, 6
 
 
 def contact_sheet(task: Task, path: Path, rows: int = 8, columns: int = 12) -> None:
@@ -28,7 +28,7 @@ def contact_sheet(task: Task, path: Path, rows: int = 8, columns: int = 12) -> N
     zoom = -(-_LEAST // task.size)
     width, height = task.size * zoom + _MARGIN, task.size * zoom + _LABEL + _MARGIN
     sheet = images.new("L" if task.channels == 1 else "RGB", (columns * width, rows * height), "white")
-    pen, font = drawing.Draw(sheet), fonts.load_default_imagefont()
+    pen, font = drawing.Draw(sheet), fonts.load_default(size=_LABEL - 1)
     testing = rows // 2
     for split, first, count in ((task.train, 0, rows - testing), (task.test, rows - testing, testing)):
         for place in range(min(count * columns, len(split))):
@@ -43,5 +43,5 @@ def contact_sheet(task: Task, path: Path, rows: int = 8, columns: int = 12) -> N
 
 
 def _shown(name: str, characters: int) -> str:
-    """What fits below an image; the small built-in font has Latin letters only."""
+    """What fits below an image; the built-in font has Latin letters only."""
     return name[:characters].encode("latin-1", "replace").decode("latin-1")

@@ -101,8 +101,8 @@ def _fingerprint(classes: tuple[str, ...], train: Split, test: Split) -> str:
         digest.update(json.dumps(head).encode())
         digest.update(split.labels.numpy().astype("<i8").tobytes())
         if isinstance(split.images, Tensor):
-            for part in split.images.split(_HASHED_AT_ONCE):
-                digest.update(part.contiguous().numpy())
+            for first in range(0, len(split), _HASHED_AT_ONCE):
+                digest.update(split.images[first : first + _HASHED_AT_ONCE].numpy().tobytes())
         else:
             digest.update(split.images.digest())
     return digest.hexdigest()
