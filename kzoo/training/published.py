@@ -35,8 +35,14 @@ def published_arrays(name: str, root: Path, download: bool) -> tuple[tuple[str, 
         InputError: the files are missing or damaged, and are not to be downloaded.
         WorldError: the disk or the network fails.
     """
+    old = root / ARRAYS[name] / "processed"
+    if old.exists():
+        raise InputError(f"{old} may hold pickles of an old torchvision, which are not opened: remove it")
     parts = [_opened(name, ARRAYS[name], root, download, train=train) for train in (True, False)]
     train, test = ((_images(part.data), torch.as_tensor(part.targets).numpy()) for part in parts)
+    for images, labels in (train, test):
+        if len(images) != len(labels):
+            raise InputError(f"{name} in {root} has {len(images):,} images but {len(labels):,} labels: fetch it again")
     return tuple(map(str, parts[0].classes)), (train, test)
 
 
@@ -69,8 +75,8 @@ def _images(data: Any) -> Tensor:
 def _opened(name: str, kind: str, root: Path, download: bool, **options: Any) -> Any:
     try:
         return getattr(torchvision.datasets, kind)(root, download=download, **options)
-    # Without a download, torchvision says RuntimeError for missing and for damaged files.
-    except (RuntimeError, OSError, ValueError) as error:
+    # Without a download, torchvision says RuntimeError for missing files, and anything for damaged ones.
+    except (RuntimeError, OSError, ValueError, TypeError, LookupError, AssertionError) as error:
         reason = " ".join(str(error).split())
         if download:
             raise WorldError(

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.ft2font import FT2Font
 from PIL import Image
+from scipy.io import savemat
 from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader
 
@@ -59,12 +60,17 @@ def test_glyphs_are_the_same_bytes_in_every_process() -> None:
     )
     task = small(channels=3)
     here = f"{task.fingerprint} {hashlib.sha256(np.asarray(task.train.images)).hexdigest()}\n"
-    for hash_seed, threads in (("1", "1"), ("77", "2")):
-        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "OMP_NUM_THREADS": threads}
-        done = subprocess.run(
-            [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": hash_seed, "OMP_NUM_THREADS": threads},
+            stdout=subprocess.PIPE,
+            text=True,
         )
-        assert done.stdout == here
+        for hash_seed, threads in (("1", "1"), ("77", "2"))
+    ]
+    assert [child.communicate(timeout=120)[0] for child in children] == [here, here]
 
 
 def test_random_words_never_change() -> None:
@@ -379,6 +385,55 @@ def test_large_sets_are_files(tmp_path: Path) -> None:
     assert (task.classes, task.train.labels.tolist(), task.channels) == (("707", "A 320"), [0, 1, 0, 1], 3)
     assert sorted(task.train.images[:][:, 0, 3, 3].tolist()) == [0, 9, 18, 27]
     assert task.test.images[:][:, 0, 3, 3].tolist() == [36, 45]
+
+
+def test_flowers_are_trained_on_with_the_validation_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tmp_path / "flowers-102"
+    for number in range(1, 7):
+        picture(base / "jpg" / f"image_{number:05}.jpg", number * 9)
+    savemat(base / "imagelabels.mat", {"labels": [[1, 2, 1, 2, 1, 2]]})
+    savemat(base / "setid.mat", {"trnid": [[1, 2]], "valid": [[3, 4]], "tstid": [[5, 6]]})
+    monkeypatch.setattr(published.torchvision.datasets.Flowers102, "_check_integrity", lambda _: True)
+    task = load_task("flowers102", root=tmp_path, size=8)
+    assert sorted(zip(task.train.labels.tolist(), task.train.images[:][:, 0, 3, 3].tolist(), strict=True)) == [
+        (0, 9),
+        (0, 27),
+        (1, 18),
+        (1, 36),
+    ]
+    assert task.test.images[:][:, 0, 3, 3].tolist() == [45, 54]
+    assert (len(task.classes), task.size) == (102, 8)
+
+
+def test_cifar_has_its_channels_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = published.torchvision.datasets.CIFAR10
+    (tmp_path / kind.base_folder).mkdir()
+    pixels = np.repeat([10, 20, 30], 1024).astype(np.uint8)[None].repeat(10, 0)
+    for file, _ in (*kind.train_list, *kind.test_list):
+        entry = {"data": pixels, "labels": [*range(10)]}
+        (tmp_path / kind.base_folder / file).write_bytes(pickle.dumps(entry))
+    names = {"label_names": [f"c{number}" for number in range(10)]}
+    (tmp_path / kind.base_folder / "batches.meta").write_bytes(pickle.dumps(names))
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    task = load_task("cifar10", root=tmp_path, train=10)
+    assert task.train.images.shape == (10, 3, 32, 32) and task.classes[9] == "c9"
+    assert task.train.images[3][:, 5, 5].tolist() == [10, 20, 30]
+    grey = load_task("cifar10", root=tmp_path, train=1, channels=1, size=16)
+    assert grey.train.images.shape == (1, 1, 16, 16) and int(grey.train.images[0, 0, 3, 3]) == 18
+
+
+def test_damaged_mnist(tmp_path: Path) -> None:
+    write_mnist(tmp_path)
+    labels = tmp_path / "MNIST" / "raw" / "train-labels-idx1-ubyte"
+    labels.write_bytes(struct.pack(">II", 0x801, 29) + bytes(29))
+    with pytest.raises(InputError, match=r"mnist in .* has 30 images but 29 labels: fetch it again"):
+        load_task("mnist", root=tmp_path)
+    labels.write_bytes(b"nothing of this kind")
+    with pytest.raises(InputError, match=r"mnist is not in .*, or is damaged"):
+        load_task("mnist", root=tmp_path)
+    (tmp_path / "MNIST" / "processed").mkdir()
+    with pytest.raises(InputError, match="processed may hold pickles of an old torchvision"):
+        load_task("mnist", root=tmp_path)
 
 
 class Bomb:
