@@ -92,6 +92,23 @@ def difficulty(task: Task) -> dict[str, Any]:
     }
 
 
+def difficulty_table(result: dict[str, Any]) -> str:
+    """The table of docs/tasks.md: test accuracy in percent."""
+
+    def percent(values: dict[str, float], at: str) -> str:
+        return f"{values[at]:.1%}" if at in values else "-"
+
+    lines = [
+        "| task | linear | network, 100 steps | 200 steps | 300 steps | 1 epoch | 4 epochs | 12 epochs |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, task in result["tasks"].items():
+        steps, epochs = task["cnn_median_by_step"], task["cnn_median_by_epoch"]
+        cells = [percent(steps, at) for at in ("100", "200", "300")] + [percent(epochs, at) for at in ("1", "4", "12")]
+        lines.append(f"| `{name}` | {task['linear']:.1%} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     torch.set_num_threads(1)
     started = time.perf_counter()
@@ -105,6 +122,7 @@ def main() -> None:
         "tasks": {"digits": difficulty(load_task("digits")), "glyphs": difficulty(glyphs)},
     }
     write("tasks", result)
+    print(difficulty_table(result))
 
 
 if __name__ == "__main__":
