@@ -96,7 +96,7 @@ def load_task(
         ("seed", seed, 0, 2**64 - 1),
     ):
         _check_number(what, value, low, high)
-    if channels not in (None, 1, 3):
+    if channels not in (None, 1, 3) or isinstance(channels, bool):
         raise InputError(f"channels={channels!r} is not possible: expected 1 (grey) or 3 (RGB)")
     wish = _Wish(name, (train, test), size, channels, seed, None if root is None else Path(root), download)
     if name == "digits":

@@ -79,7 +79,7 @@ _CAPITAL = _CELL / 2.1
 _UNIT, _FAR = 64, 16
 _FRACTION = 16
 _BLOTCHES = 5
-_PIXELS_AT_ONCE = 1 << 18
+_PIXELS_AT_ONCE, _GLYPHS_AT_ONCE = 1 << 18, 1 << 10
 # Font, polarity and paper's level follow the ranges; then tints of ink and paper, then the grid of blotches.
 _WORDS = len(RANGES) + 3 + 6 + _BLOTCHES**2
 
@@ -97,7 +97,7 @@ def draw(
         InputError: matplotlib, Pillow or scipy is not installed, or a font is missing.
     """
     images = np.empty((len(characters), channels, size, size), np.uint8)
-    step = max(1, _PIXELS_AT_ONCE // (channels * size * size))
+    step = min(max(1, _PIXELS_AT_ONCE // (channels * size * size)), _GLYPHS_AT_ONCE)
     for first in range(0, len(characters), step):
         batch = slice(first, first + step)
         drawn = list(zip(characters[batch], numbers[batch], strict=True))

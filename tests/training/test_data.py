@@ -486,6 +486,7 @@ def test_nothing_is_downloaded_unasked(tmp_path: Path, name: str, monkeypatch: p
         ("digits", {"train": 0}, "train=0 is not possible: expected a whole number, 1 or more"),
         ("digits", {"test": 1.5}, "test=1.5 is not possible"),
         ("digits", {"channels": 2}, r"channels=2 is not possible: expected 1 \(grey\) or 3 \(RGB\)"),
+        ("digits", {"channels": True}, "channels=True is not possible"),
         ("digits", {"seed": -1}, "seed=-1 is not possible"),
         ("digits", {"seed": None}, "seed=None is not possible"),
         ("glyphs", {"train": 10**6, "size": 224}, "1,000,000 images of glyphs would take 46.7 GiB: ask for fewer"),
