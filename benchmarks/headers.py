@@ -21,7 +21,7 @@ from kzoo.matching import Measure, similarity
 from kzoo.readers import shapes
 from kzoo.readers.module import module_architecture, without_weights
 from kzoo.readers.safetensors import Tensor
-from kzoo.refine import identify
+from kzoo.refine import fitting, identify
 from kzoo.search import search
 from kzoo.standardize import tree_architecture
 from kzoo.zoo import Zoo, load_zoo
@@ -39,11 +39,14 @@ def header(module: Any) -> dict[str, Tensor]:
 
 
 def read(names: Iterable[str]) -> Iterator[tuple[str, Architecture, dict[str, Tensor]]]:
+    """Networks of timm, or of torchvision where the name says so, exactly and as a header."""
     import timm
+    from torchvision.models import get_model_builder
 
     for name in names:
-        with without_weights():
-            module = timm.create_model(name)
+        library, _, own = name.rpartition(":")
+        with without_weights(on_cpu=own.startswith("regnet")):
+            module = get_model_builder(own)() if library == "torchvision" else timm.create_model(own)
         yield name, module_architecture(module, name), header(module)
 
 
@@ -95,6 +98,23 @@ def top(zoo: Zoo, exact: dict[str, Architecture], guessed: dict[str, Architectur
     }
 
 
+def torchvision_networks(zoo: Zoo, chance: random.Random) -> dict[str, Any]:
+    """The same for all classification networks of torchvision, whose names the usual order was not made for."""
+    exact, guessed = {}, {}
+    for name, architecture, tensors in read(name for name in zoo.entries if name.startswith("torchvision:")):
+        exact[name], guessed[name] = architecture, shapes.shapes_architecture(tensors, name)
+    names = sorted(exact)
+    pairs = [(chance.choice(names), chance.choice(names)) for _ in range(PAIRS)]
+    itself = {name: similarity(guessed[name], exact[name]) for name in names}
+    return {
+        "networks": len(names),
+        "pairs": PAIRS,
+        "symmetric": agreement(exact, guessed, pairs, "symmetric"),
+        "networks_less_than_half_like_themselves": sorted(name for name, value in itself.items() if value < 0.5),
+        "refined_to_a_network_with_the_same_names_and_shapes": sum(bool(fitting(zoo, guessed[name])) for name in names),
+    }
+
+
 def main() -> None:
     import timm
 
@@ -111,7 +131,7 @@ def main() -> None:
             _ = architecture.extended
     zoo, chosen = load_zoo(), sorted(chance.sample(names, TARGETS))
     identified = {name: identify(zoo, guessed[name]) for name in names}
-    right = sum(found is not None and found == exact[name] for name, found in identified.items())
+    right = sum(found is not None and found.extended == exact[name].extended for name, found in identified.items())
     measures: tuple[Measure, ...] = ("symmetric", "directed", "extended")
     write(
         "headers",
@@ -125,6 +145,7 @@ def main() -> None:
             },
             "rankings": top(zoo, exact, guessed, chosen),
             "rankings_of_the_baseline": top(zoo, exact, baseline, chosen),
+            "torchvision": torchvision_networks(zoo, chance),
             "same_parameters": sum(guessed[name].parameters == exact[name].parameters for name in names),
             "refined_to_the_exact_architecture": right,
             "refined_to_another_architecture": sum(found is not None for found in identified.values()) - right,

@@ -94,7 +94,7 @@ class Checkpoint(_Entry):
     @field_validator("license")
     @classmethod
     def _known(cls, license: str) -> str:
-        if license not in (OTHER, UNKNOWN) and not is_known_license(license):
+        if license.lower() not in (OTHER, UNKNOWN) and not is_known_license(license):
             raise PydanticCustomError(
                 "rule",
                 "expected an SPDX id or expression, an id of the Hub, 'other' with license_name and license_link, "
@@ -109,7 +109,7 @@ class Checkpoint(_Entry):
         # Fields are validated in their order; one that is faulty itself is not in the data.
         if value is None and info.field_name == "sha256" and info.data.get("path") is not None:
             raise PydanticCustomError("rule", "is missing: weights with a path need the SHA-256 of their content")
-        if value is None and info.field_name != "sha256" and info.data.get("license") == OTHER:
+        if value is None and info.field_name != "sha256" and str(info.data.get("license")).lower() == OTHER:
             raise PydanticCustomError(
                 "rule", "is missing: a license that is 'other' needs license_name and license_link"
             )

@@ -20,7 +20,7 @@ from kzoo.zoo import Zoo, load_zoo
 if TYPE_CHECKING:
     from torch import nn
 
-Network = Union[str, Architecture, "nn.Module"]
+Network = Union[str, Path, Architecture, "nn.Module"]
 Registry = Zoo | Path | str | Sequence[Path | str] | None
 
 

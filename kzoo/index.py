@@ -57,6 +57,7 @@ class Entry:
 
     library: str
     family: str
+    version: str
     name: str
     fields: Mapping[str, Any]
     forms: Mapping[str, Form]
@@ -134,6 +135,10 @@ class Index:
             raise InputError(
                 f"the index {path} has format {found}, this kzoo reads {FORMAT}: build it anew with '{self.command}'"
             )
+        with self.reading():
+            _require_types(self.meta, _META_TYPES)
+            _require(all(isinstance(version, str) for version in self.meta["libraries"].values()), "libraries")
+            _require(all(isinstance(self.meta["rankings"].get(space), list) for space in SPACES), "rankings")
 
     def _read(self, name: str, parse: Callable[[bytes], Any]) -> Any:
         with self.reading():
@@ -196,9 +201,18 @@ class Index:
                     _require_types(data["fields"], _ENTRY_TYPES)
                     for checkpoint in data["fields"].get("checkpoints", ()):
                         _require_types(checkpoint, _CHECKPOINT_TYPES)
+                        _require(all(isinstance(text, str) for text in checkpoint.get("trained_on", ())), "trained_on")
+                        values = [value for found in checkpoint.get("metrics", {}).values() for value in found.values()]
+                        _require(all(isinstance(value, int | float) for value in values), "metrics")
                     forms = {tag: _form(values) for tags, *values in data["forms"] for tag in tags}
                     entry = Entry(
-                        family["library"], family["family"], data["fields"]["name"], data["fields"], forms, self
+                        family["library"],
+                        family["family"],
+                        family["version"],
+                        data["fields"]["name"],
+                        data["fields"],
+                        forms,
+                        self,
                     )
                     entries[f"{entry.library}:{entry.name}"] = entry
         return entries
@@ -223,7 +237,8 @@ _CHECKPOINT_TYPES = {
     "id": str, "tag": str, "license": str, "parameters": int, "license_name": str, "classes": int, "input_size": list,
     "trained_on": list, "metrics": dict,
 }  # fmt: skip
-_NEEDED = ("id", "tag", "license", "parameters", "name")
+_META_TYPES = {"registry": str, "code": str, "libraries": dict, "rankings": dict}
+_NEEDED = ("id", "tag", "license", "parameters", "name", *_META_TYPES)
 
 
 def _require_types(fields: Mapping[str, Any], types: Mapping[str, type]) -> None:
@@ -231,6 +246,11 @@ def _require_types(fields: Mapping[str, Any], types: Mapping[str, type]) -> None
     for name, kind in types.items():
         if not isinstance(fields.get(name, None if name in _NEEDED else kind()), kind):
             raise TypeError(f"{name} is {fields.get(name)!r:.40}")
+
+
+def _require(sound: bool, what: str) -> None:
+    if not sound:
+        raise TypeError(f"{what} holds something else than it should")
 
 
 def _form(values: list[Any]) -> Form:

@@ -16,6 +16,7 @@ from kzoo.index import FORMAT, Index, encoding_arrays, write_index
 from kzoo.layers import Architecture
 from kzoo.paths import source_file
 from kzoo.processes import Progress, chunks, in_processes
+from kzoo.readers.files import read_weights_file
 from kzoo.readers.libraries import LOCAL, load_library
 from kzoo.readers.variants import Variant
 from kzoo.registry_files import registry_digest
@@ -45,6 +46,8 @@ def build_index(directory: Path, path: Path, progress: Progress) -> dict[str, An
         InputError: the registry is faulty, a local file is missing or faulty, or a library that the registry names is
             missing or does not know an architecture.
     """
+    # Taken before the files are read: a change meanwhile makes the index stale, never wrongly fresh.
+    digest = registry_digest(directory)
     families = load_registry(directory)
     found = _read_variants(families, directory, progress)
     forms = [variant.architecture for variants in found.values() for variant in variants]
@@ -63,7 +66,7 @@ def build_index(directory: Path, path: Path, progress: Progress) -> dict[str, An
     libraries = sorted({family.library for family in families} - {LOCAL})
     meta = {
         "format": FORMAT,
-        "registry": registry_digest(directory),
+        "registry": digest,
         "code": code_digest(directory),
         "libraries": {library: load_library(library).VERSION for library in libraries},
         "architectures": sum(len(family.architectures) for family in families),
@@ -110,7 +113,7 @@ def _variants(work: _Work) -> list[list[Variant]]:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(
                 f"{library} {reader.VERSION} cannot build {entry.name} ({reason:.200}): "
-                f"install the version that the registry was read from, or run 'kzoo registry sync {library} --prune'"
+                "install the version that the registry was read from, or delete the entry"
             ) from None
     return found
 
@@ -119,7 +122,12 @@ def _local_variant(entry: ArchitectureEntry, directory: Path) -> Variant:
     """The network of a local model, read from its file's header."""
     for checkpoint in entry.checkpoints:
         if checkpoint.path is not None:
-            architecture = file_architecture(directory / checkpoint.path, shipped_zoo(), checkpoint.submodule)
+            try:
+                architecture = file_architecture(directory / checkpoint.path, shipped_zoo(), checkpoint.submodule)
+            except InputError as error:
+                raise InputError(
+                    f"{error}; it is the model {checkpoint.id}: delete {directory / LOCAL / entry.name}.yaml if it is gone"
+                ) from None
             return Variant(architecture, ("", *(each.tag for each in entry.checkpoints)))
     raise InputError(f"local model {entry.name} has no checkpoint with a path: add it with 'kzoo add', or remove it")
 
@@ -183,13 +191,26 @@ def check_index(directory: Path, path: Path) -> dict[str, Any]:
         CheckFailed: the index is stale.
         InputError: there is no index, or the registry cannot be read.
     """
-    meta = Index(path).meta
+    index = Index(path)
+    meta = index.meta
     for what, digest in (("registry", registry_digest(directory)), ("code", code_digest(directory))):
         if meta[what] != digest:
             raise CheckFailed(
-                f"the index {path} is stale: the {what} has changed since it was compiled; run 'kzoo index'"
+                f"the index {path} is stale: the {what} has changed since it was compiled; run '{index.command}'"
             )
+    _check_local_files(directory)
     return meta
+
+
+def _check_local_files(directory: Path) -> None:
+    """Raise CheckFailed where a model's weights are not those that were added: by their size, which costs nothing."""
+    for family in load_registry(directory) if (directory / LOCAL).is_dir() else ():
+        for checkpoint in (checkpoint for entry in family.architectures for checkpoint in entry.checkpoints):
+            file = read_weights_file(directory / checkpoint.path) if checkpoint.path is not None else None
+            if file is not None and checkpoint.size not in (None, sum(shard.stat().st_size for shard in file.shards)):
+                raise CheckFailed(
+                    f"{file.path} has changed since it was added as {checkpoint.id}: add it again with 'kzoo add --force'"
+                )
 
 
 def code_digest(directory: Path) -> str:

@@ -42,8 +42,3 @@ def is_known_license(text: str) -> bool:
         return bool(canonicalize_license_expression(text))
     except InvalidLicenseExpression:
         return False
-
-
-def same_license(wanted: str, license: str, license_name: str | None = None) -> bool:
-    """Whether ``wanted`` is a checkpoint's license or its name, in upper or lower case."""
-    return wanted.strip().casefold() in {text.casefold() for text in (license, license_name) if text}

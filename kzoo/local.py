@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import kzoo
-from kzoo.catalog import ArchitectureEntry, Checkpoint, Family, checked_source, dump_family
+from kzoo.catalog import ArchitectureEntry, Checkpoint, Family, checked_source, dump_family, read_source
 from kzoo.errors import InputError
 from kzoo.files import replacing
 from kzoo.indexing import build_index
@@ -34,7 +34,8 @@ def add_model(
 
     The entry's file is ``local/<name>.yaml``; without a ``name`` it is made from the path. ``details`` are fields of the
     entry that the file does not tell: ``license``, ``license_name``, ``license_link``, ``trained_on``, ``submodule``.
-    Returns the entry's file and the checkpoint.
+    With ``force``, fields that are not given are kept from the entry that is replaced. Returns the entry's file and the
+    checkpoint.
 
     Raises:
         InputError: the weights are not a whole safetensors file, a field is wrong, or there is such an entry already
@@ -42,10 +43,12 @@ def add_model(
         WorldError: the registry cannot be written, or is being changed by another process.
     """
     file = read_weights_file(path)
-    name = name or _name(file.path)
+    name = _name(file.path) if name is None else name
     if not re.fullmatch(r"[\w.-]+", name, re.ASCII) or name.startswith("."):
         raise InputError(f"name {name!r:.80} is no name for a model: expected letters, digits, '.', '_' and '-'")
     entry_file = directory / LOCAL / f"{name}.yaml"
+
+    details = _kept(entry_file) | {key: value for key, value in details.items() if value}
 
     def text(sha256: str) -> str:
         return _entry_text(file, name, entry_file, directory, details, sha256)
@@ -53,6 +56,8 @@ def add_model(
     # Reading all weights can take minutes: whatever else may be wrong is found before.
     text("0" * 64)
     _require_free(entry_file, force)
+    with locked(directory):
+        pass
     content = text(weights_sha256(file.shards, progress))
     with locked(directory):
         _require_free(entry_file, force)
@@ -67,6 +72,14 @@ def add_model(
     family = checked_source(entry_file, content).family
     assert family is not None  # _entry_text has checked it
     return entry_file, family.architectures[0].checkpoints[0]
+
+
+def _kept(entry_file: Path) -> dict[str, Any]:
+    """What people said of a model that is replaced, and its file does not tell."""
+    family = read_source(entry_file).family if entry_file.exists() else None
+    fields = family.architectures[0].checkpoints[0].model_dump(exclude_defaults=True) if family else {}
+    told = ("license", "license_name", "license_link", "trained_on", "metrics", "submodule", "hub", "url", "paper")
+    return {"license": "unknown"} | {key: fields[key] for key in told if key in fields}
 
 
 def _require_free(entry_file: Path, force: bool) -> None:
@@ -102,7 +115,7 @@ def _entry_text(
         path=_stored_path(file.path, directory),
         sha256=sha256,
         size=sum(shard.stat().st_size for shard in file.shards),
-        **{key: value for key, value in details.items() if value},
+        **details,
     )
     entry = ArchitectureEntry.model_construct(
         name=name, parameters=parameters, classes=classes, input_size=size, checkpoints=[checkpoint]
@@ -118,6 +131,10 @@ def _entry_text(
 def _stored_path(path: Path, directory: Path) -> str:
     """Relative to the registry's folder where it lies inside, so that both can be moved together; else absolute."""
     resolved, root = path.resolve(), directory.resolve()
+    if not str(resolved).isprintable():
+        raise InputError(
+            f"the path {str(resolved)!r:.200} cannot be written into a registry: give the file a plain name"
+        )
     return resolved.relative_to(root).as_posix() if resolved.is_relative_to(root) else str(resolved)
 
 

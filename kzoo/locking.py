@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from kzoo.errors import WorldError
+from kzoo.errors import InputError, WorldError
 
 
 @contextmanager
@@ -16,8 +16,11 @@ def locked(directory: Path, timeout: float = 5.0) -> Iterator[None]:
     """Hold the lock of a registry folder, which is made where it is missing.
 
     Raises:
+        InputError: the folder is a file.
         WorldError: another process holds it for longer than ``timeout`` seconds, or the folder cannot be written.
     """
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"registry {directory} is a file: give a folder")
     lock = FileLock(directory / ".lock")
     try:
         directory.mkdir(parents=True, exist_ok=True)

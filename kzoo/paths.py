@@ -40,7 +40,11 @@ def registry_layers(more: Iterable[Path] = ()) -> list[Path]:
     if "KZOO_REGISTRY" not in os.environ and any(own_registry().glob("*/*.yaml")):
         layers = [own_registry()]
     shipped = registry_directory().resolve()
-    unique = {path.resolve(): path for path in (*layers, *more)}
+    unique: dict[Path, Path] = {}
+    for path in (*layers, *more):
+        # Named twice, a folder lies where it was named last.
+        unique.pop(path.resolve(), None)
+        unique[path.resolve()] = path
     return [path for resolved, path in unique.items() if resolved != shipped]
 
 

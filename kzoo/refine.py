@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
+from kzoo.errors import KzooWarning
 from kzoo.heads import with_classes
 from kzoo.index import SPACES, Entry, Form, Index, Space
 from kzoo.layers import Architecture, Item
@@ -13,73 +15,72 @@ from kzoo.zoo import Zoo
 
 
 def fits(exact: Architecture, approximate: Architecture) -> bool:
-    """Whether a file whose header gave ``approximate`` can hold the weights of ``exact``: same names, shapes, biases."""
-    found = _shapes(approximate)
-    wanted = _shapes(exact)
-    if any(found.get(name) != shape for name, shape in wanted.items()):
-        return False
-    # What the header has beyond them must be what the paper does not see, such as an embedding.
-    unseen = {layer.name for layer in exact.extended.layers}
-    return all(name in wanted or name in unseen for name in found)
+    """Whether a file whose header gave ``approximate`` can hold the weights of ``exact``.
+
+    All layers and parameters that the ``extended`` measure sees must agree in name, shape and bias, and both must have
+    as many learned entries. Their kinds may differ: a header does not tell a group from a layer normalisation.
+    """
+    return exact.entries == approximate.entries and _shapes(exact) == _shapes(approximate)
 
 
 def _shapes(architecture: Architecture) -> dict[str, tuple[tuple[int, ...], bool]]:
-    return {layer.name: (layer.shape, layer.bias) for layer in architecture.layers if layer.typed}
+    return {layer.name: (layer.shape, layer.bias_entries > 0) for layer in architecture.extended.layers if layer.typed}
 
 
-def as_claimed(zoo: Zoo, approximate: Architecture, claims: Iterable[str], classes: int | None) -> Architecture | None:
-    """The exact architecture if it is one of ``claims`` (``library:name``), with that many classes; else None."""
-    for claim in claims:
-        for entry, form in _forms(zoo, claim):
-            exact = _exact(entry, form, approximate, classes)
-            if exact is not None:
-                return exact
-    return None
+def as_claimed(zoo: Zoo, approximate: Architecture, claims: Iterable[str]) -> Architecture | None:
+    """The exact architecture if it is one of ``claims`` (``library:name``); else None."""
+    found = (exact for claim in claims for exact in _fitting(zoo, claim, approximate))
+    return next(found, None)
 
 
 def identify(zoo: Zoo, approximate: Architecture) -> Architecture | None:
-    """The exact architecture of a network that some library builds, with any head; None if no known one has its layers."""
-    for name in zoo.entries:
-        for entry, form in _forms(zoo, name):
-            classes = _classes(entry, form, approximate.entries)
-            if classes is not None:
-                exact = _exact(entry, form, approximate, classes or None)
-                if exact is not None:
-                    return exact
-    return None
+    """The exact architecture of a network that some library builds, with any head; None if no known one has its layers.
+
+    Warns where several have them that differ in layers without weights, which no header tells apart: the first in the
+    order of the zoo is taken.
+    """
+    found = fitting(zoo, approximate)
+    if len({exact.fingerprint for exact in found.values()}) > 1:
+        first, *others = found
+        warnings.warn(
+            f"{approximate.name} has the layers of {first}, which it is taken for, and of {', '.join(others)}, which differ "
+            "in layers without weights: name the network instead of its file if it is one of those",
+            KzooWarning,
+            stacklevel=2,
+        )
+    return next(iter(found.values()), None)
 
 
-def _forms(zoo: Zoo, name: str) -> Iterator[tuple[Entry, Form]]:
+def fitting(zoo: Zoo, approximate: Architecture) -> dict[str, Architecture]:
+    """All known networks that have the layers of ``approximate``, by ``library:name``, in the order of the zoo."""
+    found = {name: next(_fitting(zoo, name, approximate), None) for name in zoo.entries}
+    return {name: exact for name, exact in found.items() if exact is not None}
+
+
+def _fitting(zoo: Zoo, name: str, approximate: Architecture) -> Iterator[Architecture]:
+    """The forms of an entry, with a head of the right size, that have the layers of ``approximate``."""
     entry = zoo.entries.get(name)
     seen: list[Form] = []
-    for form in entry.forms.values() if entry else ():
-        if form not in seen and not form.approximate:
-            seen.append(form)
-            assert entry is not None
-            yield entry, form
+    for form in entry.forms.values() if entry is not None else ():
+        if form.approximate or form in seen:
+            continue
+        seen.append(form)
+        assert entry is not None
+        exact = _of_size(entry, form, approximate)
+        if exact is not None and fits(exact, approximate):
+            yield exact
 
 
-def _classes(entry: Entry, form: Form, entries: int) -> int | None:
-    """How many classes give this form so many entries: 0 where it has them as it is, None where no number does."""
-    more = entries - form.parameters
+def _of_size(entry: Entry, form: Form, approximate: Architecture) -> Architecture | None:
+    """The form with the number of classes that gives it as many entries as ``approximate`` has, if there is one."""
+    more = approximate.entries - form.parameters
     if more == 0:
-        return 0
+        return entry.architecture(form, approximate.name)
     if form.heads is None or not form.parameters_per_class or more % form.parameters_per_class:
         return None
-    classes: int = entry.fields["classes"] + more // form.parameters_per_class
-    return classes if classes > 0 else None
-
-
-def _exact(entry: Entry, form: Form, approximate: Architecture, classes: int | None) -> Architecture | None:
-    for count in (None, classes):
-        if count is not None and form.heads is None:
-            continue
-        exact = entry.architecture(form, approximate.name)
-        if count:
-            exact = with_classes(exact, form, count)
-        if fits(exact, approximate):
-            return replace(exact, parameters=approximate.parameters)
-    return None
+    exact = entry.architecture(form, approximate.name)
+    classes = exact.layers[form.heads[0]].shape[0] + more // form.parameters_per_class
+    return with_classes(exact, form, classes) if classes > 0 else None
 
 
 def refined(zoo: Zoo) -> Zoo:

@@ -69,9 +69,9 @@ class Filters:
         models = list(models)
         known = {
             "license": {"permissive", *(text.lower() for model in models for text in _licenses(model))},
-            "task": {model.task for model in models if model.task},
+            "task": {model.task.lower() for model in models if model.task},
             "library": {model.library for model in models},
-            "data set": {data for model in models for data in model.trained_on},
+            "data set": {data.lower() for model in models for data in model.trained_on},
         }
         wanted = {
             "license": self.licenses,
@@ -95,7 +95,7 @@ class Filters:
             and self.task in (None, model.task)
             and (self.max_params is None or model.parameters <= self.max_params)
             and self.library in (None, model.library)
-            and (self.trained_on is None or self.trained_on in model.trained_on)
+            and (self.trained_on is None or self.trained_on in map(str.lower, model.trained_on))
         )
 
 

@@ -12,6 +12,7 @@ import importlib.metadata
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -66,6 +67,7 @@ def resolve(
         InputError: the string has no such form, names nothing known, or needs a library that is not installed.
     """
     options = options or Options()
+    source = str(source) if isinstance(source, Path) else source
     if isinstance(source, str) and not source.startswith("py:"):
         return _resolve_string(source, zoo(), options)
     if options != Options(submodule=options.submodule):
@@ -91,11 +93,10 @@ def is_torch_module(value: object) -> TypeGuard[nn.Module]:
 
 def _resolve_string(text: str, zoo: Zoo, options: Options) -> Architecture:
     library, colon, name = text.partition(":")
-    model = zoo.model(text) or (zoo.model(f"{library}/{name}") if library in (*LIBRARIES, LOCAL) else None)
-    entry = zoo.entries.get(text) or (model.entry if model else None)
-    if entry is not None:
-        _tell_version(entry.library, zoo)
-        return _form_of(entry, model.tag if model else "", text, options)
+    known = zoo.named(text)
+    if known is not None:
+        _tell_version(known[0])
+        return _form_of(*known, text, options)
     if library in LIBRARIES and colon:
         return _from_library(text, library, name, zoo, options)
     if not text.startswith(("hf:", f"{LOCAL}:")) and looks_like_path(text):
@@ -122,14 +123,17 @@ def _from_library(text: str, library: str, name: str, zoo: Zoo, options: Options
     raise InputError(f"{library} has no architecture {name!r}; nearest: {', '.join(zoo.nearest(text))}")
 
 
-def _tell_version(library: str, zoo: Zoo) -> None:
-    """Say so where the installed library is newer than the one that the index knows."""
-    installed, known = installed_version(library), zoo.version(library)
+def _tell_version(entry: Entry) -> None:
+    """Say so where the installed library is newer than the one that the entry's index was built with."""
+    library = entry.library
+    installed, known = installed_version(library), entry.index.meta["libraries"].get(library)
     if installed is None or known is None or installed == known:
         return
-    from packaging.version import Version
+    from packaging.version import InvalidVersion, Version
 
-    if Version(installed) > Version(known):
+    with suppress(InvalidVersion):
+        if Version(installed) <= Version(known):
+            return
         warnings.warn(
             f"{library} {installed} is installed, but the index was built with {known}: what is new in it is not ranked; "
             f"'kzoo registry sync {library}' and 'kzoo index' add it",
@@ -196,7 +200,7 @@ def file_architecture(path: Path, zoo: Zoo, submodule: str | None = None) -> Arc
     approximate = file.architecture(submodule)
     if submodule is not None or not file.claims:
         return approximate
-    exact = as_claimed(zoo, approximate, file.claims, file.classes)
+    exact = as_claimed(zoo, approximate, file.claims)
     if exact is None:
         warnings.warn(
             f"the config.json beside {file.path} names {' or '.join(file.claims)}, which kzoo does not know with the "

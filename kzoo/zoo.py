@@ -1,6 +1,7 @@
 """All trained models that a search can see: the index that came with kzoo, and those of one's own registries on top.
 
-Layers are in order: of two entries with one name, or two checkpoints with one id, that of the later layer counts.
+Layers are in order: of two architectures with one name, or two checkpoints with one id, that of the later layer counts.
+A later layer adds and replaces; what it does not name stays visible.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Model:
     @property
     def license_label(self) -> str:
         """The license as people call it: its name where the id is only ``other``."""
-        return self.license_name or self.license
+        return (self.license_name or self.license) if self.license.lower() == "other" else self.license
 
 
 class Places:
@@ -180,14 +181,22 @@ class Zoo:
 
     def architecture_of(self, name: str) -> str | None:
         """``library:name`` of an architecture or a checkpoint by any of its names; None for anything else."""
-        if name in self.entries:
-            return name
-        model = self.model(name)
-        return model.architecture if model else None
+        known = self.named(name)
+        return f"{known[0].library}:{known[0].name}" if known else None
 
     def model(self, name: str) -> Model | None:
-        """A checkpoint by any of its names."""
-        return self.models.get(self.aliases.get(name, name))
+        """A checkpoint by its id, else by any of its other names."""
+        return self.models.get(name) or self.models.get(self.aliases.get(name, ""))
+
+    def named(self, name: str) -> tuple[Entry, str] | None:
+        """The entry that a string names, and the tag of the checkpoint or the empty one; None for anything else.
+
+        ``library:name`` is an architecture, or else the checkpoint ``library/name``.
+        """
+        if name in self.entries:
+            return self.entries[name], ""
+        model = self.model(name) or self.model(name.replace(":", "/", 1))
+        return (model.entry, model.tag) if model else None
 
     def nearest(self, name: str, count: int = 3) -> list[str]:
         """The known names most like ``name``, for an error message."""

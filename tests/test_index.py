@@ -71,7 +71,7 @@ def test_a_changed_registry_or_code_makes_it_stale(
         check_index(folder, folder / "index.npz")
     path = folder / "torchvision" / "vgg.yaml"
     path.write_text(path.read_text().replace("license: unknown", "license: mit", 1))
-    with pytest.raises(CheckFailed, match=r"is stale: the registry has changed.*run 'kzoo index'"):
+    with pytest.raises(CheckFailed, match=rf"is stale: the registry has changed.*run 'kzoo -C {folder} index'"):
         check_index(folder, folder / "index.npz")
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from kzoo.catalog import load_registry
-from kzoo.licenses import HUB_LICENSES, OTHER, UNKNOWN, is_known_license, same_license
+from kzoo.licenses import HUB_LICENSES, OTHER, UNKNOWN, is_known_license
 from kzoo.paths import registry_directory
 
 
@@ -42,15 +42,6 @@ def test_the_list_of_the_hub_is_whole() -> None:
     assert len(HUB_LICENSES) == 81
     assert all(is_known_license(license) for license in HUB_LICENSES)
     assert {OTHER, UNKNOWN}.isdisjoint(HUB_LICENSES)
-
-
-def test_a_license_is_meant_by_its_id_or_its_name() -> None:
-    assert same_license("MIT", "mit")
-    assert same_license("mit ", "MIT", "house")
-    assert same_license("DINOv3-License", "other", "dinov3-license")
-    assert same_license("other", "other", "dinov3-license")
-    assert not same_license("mit", "other", "dinov3-license")
-    assert not same_license("", "other")
 
 
 def test_every_license_that_ships_is_valid() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
 import subprocess
@@ -87,6 +88,10 @@ def test_nothing_behind_the_header_is_read(tmp_path: Path, monkeypatch: pytest.M
         ({"a": entry("F32", [1], 0, 4), "b": entry("F32", [1], 8, 12)}, 12, "'b' leaves a hole from byte 4"),
         ({"a": entry("F32", [1], 0, 4)}, 5, "need 4 bytes of data, but 5 are there"),
         ({"a": entry("F32", [1], 0, 4)}, 3, "need 4 bytes of data, but 3 are there"),
+        ({"a\nb": entry("F32", [], 0, 4)}, 4, "'a\\nb' is no name of a tensor"),
+        ({"a\x00": entry("F32", [], 0, 4)}, 4, "is no name of a tensor"),
+        (b'{"a\\ud800": {}}', 0, "is no name of a tensor"),
+        ({"a." * 501: entry("F32", [], 0, 4)}, 4, "is no name of a tensor"),
         ({"__metadata__": {"format": 1}}, 0, "__metadata__ is not a table of texts"),
         ({"__metadata__": []}, 0, "__metadata__ is not a table of texts"),
         (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, 0, "it nests more than such a file does"),
@@ -174,7 +179,7 @@ def test_types_that_are_newer_than_the_list_are_taken_as_they_are() -> None:
 
 @given(
     st.dictionaries(
-        st.text(min_size=1).filter(lambda name: name != "__metadata__"),
+        st.text(min_size=1).filter(lambda name: name != "__metadata__" and name.isprintable()),
         st.tuples(st.sampled_from([("F32", 4), ("U8", 1), ("F64", 8)]), st.lists(st.integers(0, 9), max_size=4)),
         max_size=8,
     )
@@ -200,7 +205,13 @@ def test_any_bytes_are_a_header_or_one_sentence(content: bytes) -> None:
 def test_paths_that_are_no_files(tmp_path: Path) -> None:
     loop = tmp_path / "loop.safetensors"
     loop.symlink_to(loop)
-    for path, reason in ((tmp_path / "none", "No such file"), (tmp_path, "Is a directory"), (loop, "symbolic links")):
+    os.mkfifo(tmp_path / "pipe")
+    for path, reason in (
+        (tmp_path / "none", "No such file"),
+        (tmp_path, "Is a directory"),
+        (loop, "symbolic links"),
+        (tmp_path / "pipe", "not an ordinary file"),
+    ):
         with pytest.raises(InputError, match=rf"cannot be read \(.*{reason}.*give a file that exists"):
             read_header(path)
 
@@ -224,6 +235,14 @@ def test_shards(sharded: Callable[..., Path], tmp_path: Path) -> None:
     tensors, shards = read_shards(sharded())
     assert list(tensors.items()) == [("c", Tensor("F32", (3,))), ("a", Tensor("F32", (1,))), ("b", Tensor("F32", (2,)))]
     assert shards == (tmp_path / "two.safetensors", tmp_path / "one.safetensors")
+
+
+def test_all_shards_together_are_bounded(sharded: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = sharded()
+    sizes = [len((path.parent / f"{name}.safetensors").read_bytes()) for name in ("one", "two")]
+    monkeypatch.setattr("kzoo.readers.safetensors.MOST_HEADER", max(sizes))
+    with pytest.raises(InputError, match=r"has a header of .* bytes, more than the"):
+        read_shards(path)
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,13 @@ def test_strange_names_and_shapes() -> None:
     deep = ".".join(["a"] * 101)
     with pytest.raises(InputError, match="lies 101 modules deep: expected at most 100"):
         shapes_architecture({f"{deep}.weight": Tensor("F32", (1, 1))}, "x")
+    many = {f"a{place}.weight": Tensor("F32", (1, 1)) for place in range(3001)}
+    with pytest.raises(InputError, match="the tensors of 3,001 modules, more than the 3,000 that are compared"):
+        shapes_architecture(many, "x")
+    digits = {f"layers.{'1' * 500}.weight": Tensor("F32", (1, 1))}
+    assert shapes_architecture(digits, "x").typed_layers == 1
+    wrapped = without_wrappers({"model." * 100 + "weight": Tensor("F32", (1,))})
+    assert len(next(iter(wrapped))) < 600
     for shape in ((0, 3), (), (2, 2, 2, 2, 2, 2), (2**31 - 1, 0)):
         assert not shapes_architecture(of(a__weight=shape), "x").typed_layers
     integers = {"index": Tensor("I64", (9, 9)), "a.weight": Tensor("I8", (3, 4)), "a.bias": Tensor("F32", (3,))}

@@ -43,7 +43,7 @@ def test_whole_rankings_equal_a_plain_full_scan(zoo: Zoo) -> None:
         whole = search(zoo, target, k=len(plain))
         values = [row.similarity for row in whole]
         assert values == sorted(values, reverse=True)
-        places = [zoo.models[row.model].place for row in whole]
+        places = [zoo.models[row.model].places["paper"] for row in whole]
         assert sorted(places) == sorted(plain)
         worst = max([worst, *(abs(value - plain[place]) for value, place in zip(values, places, strict=True))])
         assert worst < 1e-11, name

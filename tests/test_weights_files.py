@@ -18,7 +18,10 @@ import kzoo
 from kzoo import InputError
 from kzoo.errors import KzooWarning
 from kzoo.readers.files import looks_like_path, read_weights_file
-from kzoo.refine import fits, identify
+from kzoo.readers.module import without_weights
+from kzoo.readers.safetensors import Tensor
+from kzoo.readers.shapes import shapes_architecture
+from kzoo.refine import as_claimed, fits, fitting, identify
 from kzoo.zoo import Zoo
 
 Saved = Callable[..., Path]
@@ -70,6 +73,8 @@ def test_without_a_config_it_is_approximate_until_refined(resnet: Path) -> None:
         {"pretrained_cfg": {"architecture": "resnet10t", "num_classes": 7}},
         {"architecture": "timm:resnet10t", "num_classes": 7},
         {"architecture": "resnet10t", "library_name": "timm", "num_classes": 7},
+        {"architecture": "resnet10t"},
+        {"architecture": "timm:resnet10t.c3_in1k"},
     ],
 )
 def test_a_config_that_fits_makes_it_exact(saved: Saved, config: dict[str, Any]) -> None:
@@ -87,7 +92,6 @@ def test_a_torchvision_config(saved: Saved) -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        {"architecture": "resnet10t"},  # 1000 classes, not 7
         {"architecture": "resnet18", "num_classes": 7},
         {"architecture": "nonsense", "num_classes": 7},
     ],
@@ -204,6 +208,51 @@ def test_transformers_are_identified_too(zoo: Zoo, saved: Saved, name: str) -> N
     folder = saved(timm.create_model(name, num_classes=21))
     found = identify(zoo, kzoo.architecture(str(folder)))
     assert found == kzoo.architecture(f"timm:{name}", classes=21)
+
+
+@pytest.mark.parametrize(
+    ("name", "claim"),
+    [
+        ("deit3_small_patch16_224", "vit_small_patch16_224"),  # layer scale
+        ("convnext_tiny", "convnextv2_tiny"),  # layer scale against response normalisation
+        ("vit_small_patch14_reg4_dinov2", "vit_small_patch14_dinov2"),  # registers
+        ("vit_small_patch16_224", "vit_small_patch16_384"),  # position embeddings
+    ],
+)
+def test_a_config_that_lies_about_what_the_paper_does_not_see(zoo: Zoo, name: str, claim: str) -> None:
+    with without_weights():
+        module = timm.create_model(name)
+    header = {key: Tensor("F32", tuple(tensor.shape)) for key, tensor in module.state_dict().items()}
+    read = shapes_architecture(header, name)
+    assert as_claimed(zoo, read, [f"timm:{claim}"]) is None
+    exact = as_claimed(zoo, read, [f"timm:{name}"])
+    assert exact is not None
+    assert exact.extended == kzoo.architecture(f"timm:{name}").extended
+
+
+def test_several_networks_with_the_same_names_and_shapes_are_said(zoo: Zoo) -> None:
+    with without_weights():
+        module = torchvision.models.resnet18()
+    header = {key: Tensor("F32", tuple(tensor.shape)) for key, tensor in module.state_dict().items()}
+    read = shapes_architecture(header, "mine")
+    assert list(fitting(zoo, read)) == ["timm:resnet18", "timm:resnetblur18", "torchvision:resnet18"]
+    with pytest.warns(
+        KzooWarning, match="has the layers of timm:resnet18, which it is taken for, and of timm:resnetblur18, torch"
+    ):
+        assert identify(zoo, read) == kzoo.architecture("timm:resnet18")
+
+
+def test_quantised_weights_are_weights(zoo: Zoo) -> None:
+    with without_weights():
+        module = timm.create_model("resnet18")
+    header = {
+        key: Tensor("I8" if key.endswith("weight") and tensor.dim() > 1 else "F32", tuple(tensor.shape))
+        for key, tensor in module.state_dict().items()
+        if not key.endswith("num_batches_tracked")
+    }
+    read = shapes_architecture(header, "x")
+    assert read.entries == kzoo.architecture("timm:resnet18").entries == 11_689_512
+    assert as_claimed(zoo, read, ["timm:resnet18"]) == kzoo.architecture("timm:resnet18")
 
 
 def test_what_nobody_knows_stays_approximate(saved: Saved) -> None:

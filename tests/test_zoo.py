@@ -22,9 +22,9 @@ import yaml
 from safetensors.torch import save_file
 
 import kzoo
-from kzoo import InputError, WorldError
+from kzoo import CheckFailed, InputError, WorldError, indexing
 from kzoo.errors import KzooWarning
-from kzoo.indexing import build_index
+from kzoo.indexing import build_index, check_index
 from kzoo.local import add_model
 from kzoo.paths import registry_directory, registry_layers
 from kzoo.search import Filters, search
@@ -167,7 +167,7 @@ def test_a_checkpoint_that_people_added_to_a_library_has_its_own_head(tmp_path: 
 def test_where_own_registries_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KZOO_REGISTRY", os.pathsep.join((str(tmp_path / "a"), str(tmp_path / "b"))))
     assert registry_layers() == [tmp_path / "a", tmp_path / "b"]
-    assert registry_layers([tmp_path / "c", tmp_path / "a"]) == [tmp_path / "a", tmp_path / "b", tmp_path / "c"]
+    assert registry_layers([tmp_path / "c", tmp_path / "a"]) == [tmp_path / "b", tmp_path / "c", tmp_path / "a"]
     assert registry_layers([registry_directory()]) == [tmp_path / "a", tmp_path / "b"]
     monkeypatch.delenv("KZOO_REGISTRY")
     monkeypatch.setattr("kzoo.paths.own_registry", lambda: tmp_path / "own")
@@ -411,3 +411,130 @@ print([name for name in {frameworks!r} if name in sys.modules], file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stderr.endswith("[]\n")
+
+
+def test_one_name_in_two_layers_is_one_model(tmp_path: Path, weights: Path, add: Add) -> None:
+    """An architecture of a later layer is not mixed with a checkpoint of an earlier one."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    add("small", first, name="x")
+    add("other", second, name="x")
+    entry = second / "local" / "x.yaml"
+    entry.write_text(entry.read_text().replace("id: local/x", "id: me/x").replace("tag: file", "tag: best"))
+    build_index(second, second / "index.npz", quiet)
+    zoo = load_zoo([first, second])
+    small, other = (kzoo.architecture(str(weights / f"{name}.safetensors")) for name in ("small", "other"))
+    assert kzoo.architecture("local:x", registry=zoo) == kzoo.architecture("me/x", registry=zoo) == other
+    assert kzoo.architecture("local/x", registry=zoo) == small
+    assert {model.origin for model in zoo.models.values() if model.architecture == "local:x"} == {
+        str(first),
+        str(second),
+    }
+
+
+def test_an_id_counts_before_another_models_alias(tmp_path: Path, zoo: Zoo) -> None:
+    path = tmp_path / "timm" / "mine.yaml"
+    path.parent.mkdir()
+    path.write_text(
+        "library: timm\nfamily: mine\nversion: 1.0.31\narchitectures:\n- name: resnet18\n  parameters: 11689512\n"
+        "  checkpoints:\n  - {id: me/resnet18.mine, tag: a1_in1k, license: mit, classes: 10, parameters: 11181642}\n"
+    )
+    build_index(tmp_path, tmp_path / "index.npz", quiet)
+    layered = load_zoo([tmp_path])
+    shipped = layered.model("timm/resnet18.a1_in1k")
+    assert shipped is not None
+    assert (shipped.id, shipped.origin) == ("timm/resnet18.a1_in1k", SHIPPED)
+    assert kzoo.architecture("timm/resnet18.a1_in1k", registry=layered) == kzoo.architecture("timm:resnet18")
+    # The entry does not say how many classes it has; refining needs them.
+    assert kzoo.architecture("timm:resnet18", registry=layered, classes=7) == kzoo.architecture(
+        "timm:resnet18", classes=7
+    )
+    checkpoints = {model.id for model in layered.models.values() if model.architecture == "timm:resnet18"}
+    assert checkpoints == {
+        "me/resnet18.mine",
+        *(m.id for m in zoo.models.values() if m.architecture == "timm:resnet18"),
+    }
+
+
+def test_the_version_note_is_about_the_entrys_own_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "torchvision" / "alexnet.yaml"
+    path.parent.mkdir()
+    shutil.copy(registry_directory() / "torchvision" / "alexnet.yaml", path)
+    build_index(tmp_path, tmp_path / "index.npz", quiet)
+    zoo = load_zoo([tmp_path])
+    zoo.layers[1].meta["libraries"]["torchvision"] = "0.1"
+    with pytest.warns(KzooWarning, match=r"the index was built with 0\.1:"):
+        kzoo.architecture("torchvision:alexnet", registry=zoo)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kzoo.architecture("torchvision:vgg11", registry=zoo)
+
+
+def test_data_sets_and_licenses_are_found_in_any_case(add: Add, tmp_path: Path) -> None:
+    add("small", details={"trained_on": ["Cats"], "license": "MIT"})
+    models = load_zoo([tmp_path / "mine"]).models.values()
+    for filters in (
+        Filters(trained_on="cats"),
+        Filters(trained_on="CATS"),
+        Filters(trained_on="cats", licenses=["mit"]),
+    ):
+        assert [model.id for model in filters.select(models)] == ["local/small"]
+
+
+def test_weights_that_are_gone_or_changed_are_said(tmp_path: Path, weights: Path) -> None:
+    mine, file = tmp_path / "mine", tmp_path / "x.safetensors"
+    shutil.copy(weights / "small.safetensors", file)
+    add_model(file, mine, {"license": "mit"}, quiet)
+    assert check_index(mine, mine / "index.npz")["checkpoints"] == 1
+    shutil.copy(weights / "other.safetensors", file)
+    with pytest.raises(CheckFailed, match=r"x\.safetensors has changed since it was added as local/x: add it again"):
+        check_index(mine, mine / "index.npz")
+    file.unlink()
+    with pytest.raises(InputError, match=r"it is the model local/x: delete .*mine/local/x\.yaml if it is gone"):
+        build_index(mine, mine / "index.npz", quiet)
+
+
+def test_force_keeps_what_is_not_given(add: Add, tmp_path: Path, weights: Path) -> None:
+    add("small", details={"license": "mit", "trained_on": ["cats"]})
+    path = tmp_path / "mine" / "local" / "small.yaml"
+    path.write_text(path.read_text().replace("    path:", "    metrics:\n      cats: {top1: 90.0}\n    path:"))
+    add_model(weights / "small.safetensors", tmp_path / "mine", {}, quiet, force=True)
+    model = load_zoo([tmp_path / "mine"]).models["local/small"]
+    assert (model.license, model.trained_on, dict(model.metrics)) == ("mit", ("cats",), {"cats": {"top1": 90.0}})
+
+
+def test_one_shard_is_no_network(tmp_path: Path) -> None:
+    save_file({"a.weight": torch.ones(2, 2)}, tmp_path / "model-00001-of-00002.safetensors")
+    with pytest.raises(InputError, match="is one shard of several: give their index"):
+        kzoo.architecture(str(tmp_path / "model-00001-of-00002.safetensors"))
+
+
+def test_a_change_while_the_index_is_built_makes_it_stale(
+    add: Add, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add("small")
+    mine = tmp_path / "mine"
+    entry = mine / "local" / "small.yaml"
+    read = indexing._read_variants
+
+    def edited(*arguments: Any) -> Any:
+        found = read(*arguments)
+        entry.write_text(entry.read_text().replace("license: mit", "license: unknown"))
+        return found
+
+    monkeypatch.setattr(indexing, "_read_variants", edited)
+    build_index(mine, mine / "index.npz", quiet)
+    with pytest.raises(
+        CheckFailed, match=f"the registry has changed since it was compiled; run 'kzoo -C {mine} index'"
+    ):
+        check_index(mine, mine / "index.npz")
+
+
+def test_a_reader_that_has_enough_is_no_failure(tmp_path: Path) -> None:
+    command = f"set -o pipefail; {sys.executable} -m kzoo show timm:resnet152 --layers | head -1"
+    assert subprocess.run(["bash", "-c", command], capture_output=True, check=False).returncode == 0
+
+
+def test_a_known_network_is_named_for_a_header(kzoo_command: Run, weights: Path) -> None:
+    done = kzoo_command("recommend", str(weights / "small.safetensors"), "-k", "1", "--measure", "extended")
+    assert "It has the layers of timm:resnet10t: --refine makes all values exact." in done.stderr
+    assert "--measure extended" in done.stderr.splitlines()[-1]

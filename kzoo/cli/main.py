@@ -66,6 +66,7 @@ def run() -> int:
     """Run the command line and return its exit code."""
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     warnings.simplefilter("always", KzooWarning)
+    stdout = sys.stdout
     try:
         result = cli.main(prog_name="kzoo", standalone_mode=False)
         if sys.stdout is not None:  # a closed stdout is None
@@ -80,10 +81,17 @@ def run() -> int:
         return InputError.exit_code
     except click.ClickException as error:
         return _fail(error.format_message(), InputError.exit_code, error)
+    except SystemExit:
+        if sys.stdout is not stdout:
+            # click has put another stdout in place because the reader (head, less) has enough: nothing has failed.
+            return 0
+        raise
     except BrokenPipeError:
         # The reader (head, less) has enough; keep Python from failing again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except UnicodeError:
+        return _fail("a name cannot be printed or written here: use names of printable characters", 2)
     except OSError as error:
         return _fail(f"{error.filename or 'the disk or network'}: {error.strerror or error}", 3)
 

@@ -93,7 +93,7 @@ def recommend(
     wanted = kzoo.architecture(target, **reading, registry=zoo)
     found = kzoo.recommend(wanted, k, measure, filters=kzoo.Filters(**filters), all_weights=all_weights, registry=zoo)
     rows = sorted(found, key=_SORTS[sort])
-    reasons = {row.model: _reasons(row, wanted, zoo) for row in rows} if explain else {}
+    reasons = {row.model: _reasons(row, wanted, measure, zoo) for row in rows} if explain else {}
     if as_json:
         results = [asdict(row) | ({"explanation": reasons[row.model]} if explain else {}) for row in rows]
         print_json(found.to_dict() | {"target": target, "results": results})
@@ -101,16 +101,27 @@ def recommend(
     _print_ranking(target, found, rows)
     for row in rows if explain else ():
         click.echo(f"\n{row.rank}. {row.model}\n   " + "\n   ".join(reasons[row.model]))
+    if wanted.approximate and not reading["refine"]:
+        _tell_refinable(wanted, zoo)
     best = next((row for row in rows if not row.same), None)
     if best is not None:
-        next_command(context, "compare", best.model, target, **reading)
+        extended = "extended" if measure == "extended" else None
+        next_command(context, "compare", best.model, target, measure=extended, **reading)
 
 
-def _reasons(row: Row, target: Architecture, zoo: Zoo) -> list[str]:
+def _tell_refinable(target: Architecture, zoo: Zoo) -> None:
+    from kzoo.refine import fitting
+
+    known = list(fitting(zoo, target))
+    if known:
+        hint(f"It has the layers of {', '.join(known)}: --refine makes all values exact.")
+
+
+def _reasons(row: Row, target: Architecture, measure: Any, zoo: Zoo) -> list[str]:
     import kzoo
     from kzoo.explain import explain
 
-    return explain(kzoo.match(row.model, target, registry=zoo))
+    return explain(kzoo.match(row.model, target, measure, registry=zoo))
 
 
 def _print_ranking(target: str, found: Recommendation, rows: list[Row]) -> None:
@@ -127,7 +138,7 @@ def _print_ranking(target: str, found: Recommendation, rows: list[Row]) -> None:
             _or_dash(row.coverage, ".1%"),
             count(row.params),
             percent(row.accuracy),
-            row.license_name or row.license,
+            row.license_name if row.license.lower() == "other" else row.license,
             row.checkpoints,
             _note(row, found),
         )
@@ -140,9 +151,7 @@ def _print_ranking(target: str, found: Recommendation, rows: list[Row]) -> None:
         f"in {found.elapsed_ms:.0f} ms."
     )
     if not found.exact:
-        hint(
-            f"{target} is read from a file's header, so all values are approximate; --refine looks for a known network."
-        )
+        hint(f"{target} is read from a file's header, so all values are approximate.")
     for warning in dict.fromkeys(row.warning for row in rows if row.warning):
         hint(f"{_label(warning)}: {warning.removeprefix('uncertain: ')}")
 
@@ -263,7 +272,7 @@ def _print_matching(measure: str, matching: Matching) -> None:
         click.echo(f"{name:<11}{value:>7}  {meaning}")
     click.echo("\n" + "\n".join(explain(matching)))
     if matching.source.approximate or matching.target.approximate:
-        hint("\nRead from a file's header, so all values are approximate; --refine looks for a known network.")
+        hint("\nRead from a file's header, so all values are approximate.")
 
 
 def _named_pairs(matching: Matching) -> list[tuple[str, str, float]]:

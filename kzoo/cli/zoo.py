@@ -88,6 +88,7 @@ def _model_data(model: Model) -> dict[str, Any]:
     derived = {
         "library": model.library,
         "family": model.entry.family,
+        "version": model.entry.version,
         "architecture": model.architecture,
         "task": model.task,
         "trained_on": model.trained_on,
@@ -164,7 +165,9 @@ def _for_people(value: object) -> str:
 def _show_data(zoo: Zoo, name: str) -> dict[str, Any]:
     entry = zoo.entries.get(name)
     if entry is not None:
-        return {"library": entry.library, "family": entry.family, **entry.fields}
+        checkpoints = [model.fields for model in zoo.models.values() if model.architecture == name]
+        data = {"library": entry.library, "family": entry.family, "version": entry.version, **entry.fields}
+        return data | ({"checkpoints": checkpoints} if checkpoints else {})
     model = zoo.model(name) or zoo.model(name.replace(":", "/", 1))
     return _model_data(model) if model else {"name": name}
 
@@ -176,18 +179,16 @@ def _show_data(zoo: Zoo, name: str) -> dict[str, Any]:
 )
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--name", metavar="NAME", help="The model's name; its id is local/NAME. Default: from the path.")
-@click.option(
-    "--license",
-    default="unknown",
-    show_default=True,
-    metavar="ID",
-    help="SPDX id or expression, the Hub's id, or other.",
-)
+@click.option("--license", metavar="ID", help="SPDX id or expression, the Hub's id, or other. Default: unknown.")
 @click.option("--license-name", metavar="TEXT", help="The name of a license that is 'other'.")
 @click.option("--license-link", metavar="URL", help="Where to read a license that is 'other'.")
 @click.option("--trained-on", multiple=True, metavar="DATA", help="A data set it was trained on; may be repeated.")
 @click.option("--submodule", metavar="NAME", help="Only this part of the network is of use.")
-@click.option("--force", is_flag=True, help="Replace the entry of that name.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Replace the entry of that name; what is not given here is kept from it, comments are not.",
+)
 @as_json
 @click.pass_obj
 def add(
@@ -210,7 +211,7 @@ def add(
     from kzoo.paths import registry_for_local
 
     directory = registry_for_local(directory)
-    details["trained_on"] = list(trained_on)
+    details["trained_on"] = list(dict.fromkeys(trained_on))
     written, checkpoint = add_model(path, directory, details, Progress(), name, force)
     zoo = open_zoo(directory)
     exact = not zoo.models[checkpoint.id].form.approximate
@@ -237,11 +238,16 @@ def add(
 def index(directory: Path | None, check: bool, out: Path | None, as_json: bool) -> None:
     """Compile the registry into the index that searches use: about three minutes for kzoo's own, a moment for files."""
     from kzoo.indexing import build_index, check_index
-    from kzoo.paths import registry_to_change
+    from kzoo.locking import locked
+    from kzoo.paths import index_file, registry_to_change
 
     directory = registry_to_change(directory)
-    path = out or directory / "index.npz"
-    meta = check_index(directory, path) if check else build_index(directory, path, Progress())
+    path = out or index_file(directory)
+    if check:
+        meta = check_index(directory, path)
+    else:
+        with locked(directory):
+            meta = build_index(directory, path, Progress())
     if as_json:
         print_json({"path": str(path), "bytes": path.stat().st_size, **meta})
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from kzoo.readers.safetensors import Tensor, parse_object, read_bounded, read_he
 from kzoo.readers.shapes import shapes_architecture, without_wrappers
 
 _WHOLE, _SHARDED = "model.safetensors", "model.safetensors.index.json"
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors\Z")
 # The names of 21,000 classes take one of these megabytes.
 _MOST_CONFIG = 5_000_000
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -45,7 +47,8 @@ class WeightsFile:
         if submodule is not None:
             tensors = _inside(without_wrappers(tensors), submodule) or _inside(tensors, submodule)
             if not tensors:
-                known = ", ".join(dict.fromkeys(name.partition(".")[0] for name in without_wrappers(self.tensors)))
+                names = (*self.tensors, *without_wrappers(self.tensors))
+                known = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
                 raise InputError(f"{self.path} has no submodule {submodule!r}: its outermost ones are {known:.200}")
         return shapes_architecture(without_wrappers(tensors), str(self.path))
 
@@ -81,6 +84,8 @@ def read_weights_file(path: Path) -> WeightsFile:
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a home that nobody has, a NUL
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path} cannot be read ({reason}): give a file that exists and may be read") from None
+    if _SHARD.search(path.name):
+        raise InputError(f"{path} is one shard of several: give their index, {_SHARDED}, or the folder")
     tensors, shards = read_shards(path) if path.suffix == ".json" else (read_header(path), (path,))
     if not tensors:
         raise InputError(f"{path} holds no tensors: give the file of a trained network")
@@ -92,7 +97,7 @@ def _locate(path: Path) -> Path:
         raise InputError(
             f"{path} may be a pickle, which can run code when it is read: save its tensors with safetensors.torch.save_file"
         )
-    if path.stat().st_mode and not path.is_dir():
+    if not path.is_dir():
         return path
     for name in (_WHOLE, _SHARDED):
         if (path / name).exists():
@@ -128,7 +133,8 @@ def _claims(name: Any, config: Mapping[str, Any]) -> tuple[str, ...]:
     if not isinstance(name, str):
         return ()
     library = config.get("library_name", config.get("library"))
-    if name.partition(":")[0] in LIBRARIES:
-        return (name,)
+    prefix, colon, rest = name.partition(":")
     libraries = (library,) if library in LIBRARIES else LIBRARIES
+    if colon and prefix in LIBRARIES:
+        libraries, name = (prefix,), rest
     return tuple(f"{each}:{name.partition('.')[0]}" for each in libraries)

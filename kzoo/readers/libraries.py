@@ -55,5 +55,5 @@ def load_library(name: str) -> Library:
         return cast(Library, importlib.import_module(f"kzoo.readers.{name}"))
     except ImportError as error:
         raise InputError(
-            f"this needs {name}, which cannot be imported ({error}): install it with pip install 'kzoo[torch]'"
+            f"this needs {name}, which cannot be imported ({error}): install torch, timm and torchvision"
         ) from None

@@ -7,13 +7,16 @@ sizes are checked before anything is read or parsed, and memory stays within a f
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from kzoo.errors import InputError
 from kzoo.layers import MOST_SIZE
@@ -25,6 +28,7 @@ _LENGTH_BYTES = 8
 # or brackets than such entries need cannot be a header, and could make a parser take hundreds of bytes per character.
 _LEAST_ENTRY = 40
 _MOST_AXES = 64
+_LONGEST_NAME = 1000
 _NO_HEADER = " has no valid safetensors header"
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
@@ -51,25 +55,29 @@ def read_header(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: the file cannot be read or is not a whole safetensors file.
     """
-    with _reporting(path):
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-            data_bytes = size - _LENGTH_BYTES - length
-            # The length is the file's own word: look at it before so much is read.
-            content = file.read(length) if data_bytes >= 0 and length <= MOST_HEADER else b""
+    return _read_header(path, MOST_HEADER)[0]
+
+
+def _read_header(path: Path, most: int) -> tuple[dict[str, Tensor], int]:
+    """The tensors of a file whose header has at most ``most`` bytes, and how many it has."""
+    with _opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        data_bytes = size - _LENGTH_BYTES - length
+        # The length is the file's own word: look at it before so much is read.
+        content = file.read(length) if data_bytes >= 0 and length <= most else b""
     if size < _LENGTH_BYTES or data_bytes < 0:
         raise InputError(
             f"{path} is not a whole safetensors file: its {size:,} bytes end inside the header"
             + (f", which should have {length:,}" if size >= _LENGTH_BYTES else "")
             + ": fetch or save it again"
         )
-    if length > MOST_HEADER:
+    if length > most:
         raise InputError(
-            f"{path} has a header of {length:,} bytes, more than the {MOST_HEADER:,} that are read: "
-            "give a safetensors file, or split it into shards"
+            f"{path} has a header of {length:,} bytes, more than the {most:,} that are read: give a safetensors file of "
+            "fewer tensors"
         )
-    return parse_header(content, str(path), data_bytes)
+    return parse_header(content, str(path), data_bytes), length
 
 
 def read_shards(path: Path) -> tuple[dict[str, Tensor], tuple[Path, ...]]:
@@ -85,13 +93,15 @@ def read_shards(path: Path) -> tuple[dict[str, Tensor], tuple[Path, ...]]:
     if not isinstance(table, dict) or not table or not all(isinstance(shard, str) for shard in table.values()):
         raise InputError(f"{path} is not the index of a sharded file: it has no 'weight_map' of tensor to file")
     shards = {}
+    left = MOST_HEADER
     for shard in dict.fromkeys(table.values()):
         # A shard stands beside its index; anything else could be made to read any file.
         if Path(shard).name != shard or shard in ("", ".", ".."):
             raise InputError(f"{path} names the shard {shard!r:.80}: expected the name of a file beside it")
-        shards[shard] = read_header(path.with_name(shard))
-    for shard, tensors in shards.items():
-        for key in tensors:
+        # All headers together may be as large as that of a single file.
+        shards[shard], length = _read_header(path.with_name(shard), left)
+        left -= length
+        for key in shards[shard]:
             if table.get(key) != shard:
                 raise InputError(f"{path} and its shard {shard} disagree on tensor {key!r:.80}: fetch both again")
     missing = next((key for key, shard in table.items() if key not in shards[shard]), None)
@@ -109,7 +119,7 @@ def read_bounded(path: Path, most: int) -> bytes:
     Raises:
         InputError: it cannot be read, or is larger.
     """
-    with _reporting(path), path.open("rb") as file:
+    with _opened(path) as file:
         content = file.read(most + 1)
     if len(content) > most:
         raise InputError(f"{path} has more than the {most:,} bytes that are read: give the right file")
@@ -117,10 +127,15 @@ def read_bounded(path: Path, most: int) -> bytes:
 
 
 @contextmanager
-def _reporting(path: Path) -> Iterator[None]:
-    """Turn what the system says about a path into a sentence."""
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """An ordinary file, opened; what the system says against it becomes a sentence."""
     try:
-        yield
+        mode = path.stat().st_mode
+        # Opening a pipe would wait for whoever writes to it.
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise OSError(errno.EINVAL, "not an ordinary file")
+        with path.open("rb") as file:
+            yield file
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(f"{path} cannot be read ({reason}): give a file that exists and may be read") from None
@@ -140,6 +155,8 @@ def parse_header(content: bytes, name: str, data_bytes: int) -> dict[str, Tensor
         raise _fault(f"{name}{_NO_HEADER}", "__metadata__ is not a table of texts")
     tensors, ranges = {}, []
     for key, fields in data.items():
+        if len(key) > _LONGEST_NAME or not key.isprintable():
+            raise _fault(f"{name}{_NO_HEADER}", f"{key!r:.80} is no name of a tensor")
         tensors[key], begin, end = _tensor(key, fields, name)
         ranges.append((begin, end, key))
     expected = 0

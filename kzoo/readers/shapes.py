@@ -21,6 +21,9 @@ from kzoo.standardize import ModuleTree, tree_architecture
 WRAPPERS = ("module.", "model.", "backbone.")
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _MOST_DEPTH = 100
+_MOST_WRAPPERS = 8
+# The time of a search grows with the cube of the layers; timm's deepest networks have some 1,100.
+_MOST_MODULES = 3000
 _CONVOLUTIONS = {3: "conv1d", 4: "conv2d", 5: "conv3d"}
 _NORMALISATIONS = ("bn2d", "layer_norm", "rms_norm")
 _EMBEDDING = re.compile(r"(\A|_)(wte|wpe|embed_tokens|embeddings?)\Z")
@@ -37,30 +40,33 @@ class _Module:
 def without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors without the prefixes of `WRAPPERS`, taken off as long as two names do not become one."""
     found = dict(tensors)
-    changed = True
-    while changed:
-        changed = False
+    for _ in range(_MOST_WRAPPERS):
         for wrapper in WRAPPERS:
             bare = {name.removeprefix(wrapper): tensor for name, tensor in found.items()}
-            if len(bare) == len(found) and bare.keys() != found.keys():
-                found, changed = bare, True
+            if len(bare) == len(found):
+                found = bare
     return found
 
 
 def learned_entries(tensors: Mapping[str, Tensor]) -> int:
-    """Entries of all tensors that training changes: floating-point ones that are not batch statistics."""
+    """Entries of all tensors that training changes, which batch statistics, masks and counters are not."""
     return sum(
         math.prod(tensor.shape)
         for name, tensor in tensors.items()
-        if tensor.floating and name.rpartition(".")[2] not in _STATISTICS
+        if _learned(name.rpartition(".")[2], tensor) and name.rpartition(".")[2] not in _STATISTICS
     )
+
+
+def _learned(name: str, tensor: Tensor) -> bool:
+    # Quantised weights are integers too, and keep their names.
+    return tensor.floating or name in ("weight", "bias")
 
 
 def shapes_architecture(tensors: Mapping[str, Tensor], name: str) -> Architecture:
     """The approximate architecture of a network of which only these tensors are known.
 
     Raises:
-        InputError: names are nested more deeply than any network's.
+        InputError: there are more modules, or deeper ones, than in any network.
     """
     return tree_architecture(shapes_tree(tensors, name), name, learned_entries(tensors), approximate=True)
 
@@ -69,8 +75,14 @@ def shapes_tree(tensors: Mapping[str, Tensor], name: str) -> ModuleTree:
     """The tree of modules that these tensors belong to; ``name`` is what messages call the file.
 
     Raises:
-        InputError: names are nested more deeply than any network's.
+        InputError: there are more modules, or deeper ones, than in any network.
     """
+    modules = len({key.rpartition(".")[0] for key in tensors})
+    if modules > _MOST_MODULES:
+        raise InputError(
+            f"{name} holds the tensors of {modules:,} modules, more than the {_MOST_MODULES:,} that are compared: take a "
+            "part of it with --submodule"
+        )
     root = _Module()
     for key, tensor in tensors.items():
         *path, last = key.split(".")
@@ -81,7 +93,7 @@ def shapes_tree(tensors: Mapping[str, Tensor], name: str) -> ModuleTree:
         module = root
         for part in path:
             module = module.children.setdefault(part, _Module())
-        if tensor.floating or last == "weight":
+        if _learned(last, tensor):
             module.tensors[last] = tensor.shape
     return _with_batch_norms(_tree(root, ""))
 
@@ -160,7 +172,9 @@ def registration_order(names: Iterable[str]) -> list[str]:
 
 def _natural(name: str) -> tuple[bool, int, int, list[tuple[bool, int, str]]]:
     numbered = _NUMBERED.fullmatch(name)
-    parts = [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in re.findall(r"\d+|\D+", name)]
+    parts = [
+        (part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in re.findall(r"\d{1,9}|\D+", name)
+    ]
     if numbered is None:
         return True, 0, 0, parts
     return False, int(numbered[2]), _WORDS.index(numbered[1]), parts
