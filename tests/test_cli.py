@@ -335,3 +335,10 @@ def test_every_command_that_prints_data_can_print_json() -> None:
 def test_version(kzoo_command: Run) -> None:
     assert kzoo_command("--version").stdout == f"kzoo, version {kzoo.__version__}\n"
     assert index_file().is_file()
+
+
+def test_show_reads_any_network(kzoo_command: Run) -> None:
+    shown = kzoo_command("show", "py:tests.plain:relu", "--trust-code", "--json")
+    assert (shown.returncode, json.loads(shown.stdout)["typed_layers"]) == (0, 0)
+    refused = kzoo_command("show", "py:tests.plain:relu")
+    assert (refused.returncode, "add --trust-code" in refused.stderr) == (2, True)

@@ -166,6 +166,8 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
     for name in ("a", "b"):
         save_file({"weight": torch.ones(1)}, tmp_path / "two" / f"{name}.safetensors")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "pickled").mkdir()
+    (tmp_path / "pickled" / "pytorch_model.bin").touch()
     save_file({}, tmp_path / "nothing.safetensors")
     for path, sentence in {
         loop: "cannot be read (Too many levels of symbolic links)",
@@ -173,6 +175,7 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
         tmp_path / "weights.bin": "may be a pickle, which can run code",
         tmp_path / "weights.pth": "may be a pickle, which can run code",
         tmp_path / "empty": "holds no .safetensors file: expected model.safetensors",
+        tmp_path / "pickled": "expected model.safetensors; pytorch_model.bin may be a pickle: save its tensors with",
         tmp_path / "two": "holds several .safetensors files: name one of them",
         tmp_path / "nothing.safetensors": "holds no tensors",
         tmp_path / ("x" * 300): "names no network",

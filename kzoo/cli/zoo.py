@@ -108,14 +108,15 @@ def _model_data(model: Model) -> dict[str, Any]:
 )
 @click.argument("model", shell_complete=complete_network)
 @click.option("--layers", is_flag=True, help="List the items and layers of the standardized architecture.")
+@click.option("--trust-code", is_flag=True, help="Allow py:package.module:factory, which imports and runs code.")
 @as_json
 @click.pass_obj
-def show(directory: Path | None, model: str, layers: bool, as_json: bool) -> None:
-    """Show what the registry knows of an architecture or a checkpoint."""
+def show(directory: Path | None, model: str, layers: bool, trust_code: bool, as_json: bool) -> None:
+    """Show what is known of an architecture, a checkpoint, a file or any other network."""
     import kzoo
 
     zoo = open_zoo(directory)
-    architecture = kzoo.architecture(model, registry=zoo)
+    architecture = kzoo.architecture(model, trust_code=trust_code, registry=zoo)
     data = _show_data(zoo, model) | {
         "exact": not architecture.approximate,
         "fingerprint": architecture.fingerprint,

@@ -105,6 +105,9 @@ def _locate(path: Path) -> Path:
     found = sorted(path.glob("*.safetensors"))
     if len(found) != 1:
         what = "several .safetensors files: name one of them" if found else f"no .safetensors file: expected {_WHOLE}"
+        pickles = sorted(file.name for file in path.iterdir() if file.suffix in _PICKLES)
+        if pickles and not found:
+            what += f"; {pickles[0]} may be a pickle: save its tensors with safetensors.torch.save_file"
         raise InputError(f"folder {path} holds {what}")
     return found[0]
 
