@@ -38,7 +38,7 @@ PAGES = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "README.md"
 COMMAND = re.compile(r"(?:[A-Z_]+=\S* )*kzoo |(?:rm|mkdir|cp) ")
 # The first compiles the whole registry; the second reads a whole library.
 SLOW = re.compile(r"kzoo index$|kzoo (-C \S+ )?registry sync (?!.*--help)")
-HOME = "/home/ann"
+HOME = "~"
 # The faulty file that docs/registry.md shows the check of.
 FAULTY = """\
 library: timm
