@@ -181,18 +181,6 @@ def load_registry(directory: Path) -> list[Family]:
     return [source.family for source in sources if source.family is not None]
 
 
-def load_family(path: Path) -> tuple[Family, dict[Keys, int]]:
-    """One registry file and the line of each of its fields.
-
-    Raises:
-        InputError: the file is not plain YAML data or does not follow the schema.
-    """
-    source = read_source(path)
-    if source.family is None:
-        raise InputError(str(source.faults[0]))
-    return source.family, {keys: place.line for keys, place in source.plain.places.items()}
-
-
 def faults(directory: Path) -> list[Fault]:
     """Everything that is wrong in a registry, in the order of files and lines.
 

@@ -48,7 +48,8 @@ def add_model(
         raise InputError(f"name {name!r:.80} is no name for a model: expected letters, digits, '.', '_' and '-'")
     entry_file = directory / LOCAL / f"{name}.yaml"
 
-    details = _kept(entry_file) | {key: value for key, value in details.items() if value}
+    given = {key: value for key, value in details.items() if value}
+    details = _kept(entry_file, with_license="license" not in given) | given
 
     def text(sha256: str) -> str:
         return _entry_text(file, name, entry_file, directory, details, sha256)
@@ -74,11 +75,13 @@ def add_model(
     return entry_file, family.architectures[0].checkpoints[0]
 
 
-def _kept(entry_file: Path) -> dict[str, Any]:
-    """What people said of a model that is replaced, and its file does not tell."""
+def _kept(entry_file: Path, with_license: bool) -> dict[str, Any]:
+    """What people said of a model that is replaced, and its file does not tell; a license goes with its name and link."""
     family = read_source(entry_file).family if entry_file.exists() else None
-    fields = family.architectures[0].checkpoints[0].model_dump(exclude_defaults=True) if family else {}
-    told = ("license", "license_name", "license_link", "trained_on", "metrics", "submodule", "hub", "url", "paper")
+    entries = family.architectures if family else []
+    fields = next((c.model_dump(exclude_defaults=True) for entry in entries for c in entry.checkpoints), {})
+    told = ["trained_on", "metrics", "submodule", "hub", "url", "paper"]
+    told += ["license", "license_name", "license_link"] if with_license else []
     return {"license": "unknown"} | {key: fields[key] for key in told if key in fields}
 
 

@@ -293,7 +293,7 @@ def _from_stored(
     """
     space = space_of(measure)
     places = zoo.spaces[space]
-    stored = places.ranking(measure)
+    stored = places.first.ranking(measure)
     if stored is None or own_place >= len(stored):
         return None
     near = [place for place in stored[own_place].tolist() if place in eligible]

@@ -182,7 +182,7 @@ def _form_of(entry: Entry, tag: str, text: str, options: Options) -> Architectur
 
 
 def _from_file(path: Path, zoo: Zoo, options: Options) -> Architecture:
-    if options.in_chans is not None or options.img_size is not None or options.classes is not None:
+    if options != Options(submodule=options.submodule):
         raise InputError(
             f"{path} is a file of weights, which has one shape only: leave out --classes, --in-chans and --img-size, "
             "or name the network instead of its file"

@@ -14,7 +14,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from kzoo.encoding import Encoding, Ints, encode
+from kzoo.encoding import Encoding, encode
 from kzoo.errors import InputError, KzooWarning
 from kzoo.index import Entry, Form, Index, Space
 from kzoo.layers import Architecture, Item
@@ -85,7 +85,7 @@ class Places:
     """The architectures of all layers in one space, one place per fingerprint; the first layer's keep their places."""
 
     def __init__(self, spaces: Sequence[Space]) -> None:
-        self.first, *self._more = spaces
+        self.first = spaces[0]
         self.by_fingerprint: dict[str, int] = {}
         #: Where each layer's own places stand here.
         self.of_layer: list[list[int]] = []
@@ -107,10 +107,6 @@ class Places:
     def encode(self, places: Sequence[int]) -> Encoding:
         """The architectures at some places, in their order."""
         return encode([Architecture(self.items(place)) for place in places])
-
-    def ranking(self, measure: str) -> Ints | None:
-        """The first layer's stored ranking, which knows the first layer's checkpoints only."""
-        return self.first.ranking(measure)
 
 
 class Zoo:
@@ -158,13 +154,6 @@ class Zoo:
             for mark in ":/"
         )
         return {alias: identifier for alias, identifier in spelled if alias != identifier}
-
-    def trained(self, space: str) -> dict[int, list[Model]]:
-        """Checkpoints by place; places without any are absent."""
-        by_place: dict[int, list[Model]] = {}
-        for model in self.models.values():
-            by_place.setdefault(model.places[space], []).append(model)
-        return by_place
 
     def ranked_places(self, space: str) -> set[int]:
         """Places whose architectures the stored rankings know: those with a checkpoint in the first layer."""

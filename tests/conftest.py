@@ -9,10 +9,19 @@ from functools import cache
 import pytest
 
 from kzoo.layers import Architecture
-from kzoo.zoo import Zoo, load_zoo
+from kzoo.zoo import Model, Zoo, load_zoo
 
 # Nobody's own models take part; the processes that tests start inherit this.
 os.environ["KZOO_REGISTRY"] = ""
+
+
+def trained(zoo: Zoo, space: str) -> dict[int, list[Model]]:
+    """Checkpoints by place; places without any are absent."""
+    by_place: dict[int, list[Model]] = {}
+    for model in zoo.models.values():
+        by_place.setdefault(model.places[space], []).append(model)
+    return by_place
+
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -19,8 +19,8 @@ from kzoo.catalog import (
     checked_source,
     dump_family,
     faults,
-    load_family,
     load_registry,
+    read_source,
     schema_text,
 )
 from kzoo.paths import registry_directory
@@ -253,9 +253,7 @@ def test_a_fault_is_named_by_file_line_and_field(
     with pytest.raises(InputError) as caught:
         load_registry(folder)
     assert str(caught.value) == f"{path}:{line}: {field}: {problem}"
-    with pytest.raises(InputError) as caught:
-        load_family(path)
-    assert str(caught.value) == f"{path}:{line}: {field}: {problem}"
+    assert str(read_source(path).faults[0]) == f"{path}:{line}: {field}: {problem}"
 
 
 def test_every_fault_of_every_file_is_found(folder: Path) -> None:
@@ -431,14 +429,16 @@ def test_a_local_file_is_described(folder: Path) -> None:
     path = folder / "timm" / "toy.yaml"
     more = f"    path: w.safetensors\n    sha256: {'0a' * 32}\n    size: 0\n    submodule: encoder.body\n"
     path.write_text(f"\ufeff{GOOD}{more}".replace("\n", "\r\n"), newline="")
-    checkpoint = load_family(path)[0].architectures[0].checkpoints[1]
+    source = read_source(path)
+    assert source.family is not None
+    checkpoint = source.family.architectures[0].checkpoints[1]
     assert (checkpoint.path, checkpoint.sha256, checkpoint.size, checkpoint.submodule) == (
         "w.safetensors",
         "0a" * 32,
         0,
         "encoder.body",
     )
-    assert load_family(path)[1]["architectures", 0, "checkpoints", 1, "path"] == 25
+    assert source.plain.line(("architectures", 0, "checkpoints", 1, "path")) == 25
 
 
 texts = st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1)

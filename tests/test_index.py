@@ -18,6 +18,7 @@ from kzoo.paths import index_file, registry_directory
 from kzoo.search import search
 from kzoo.zoo import Zoo
 from tests.architectures import network
+from tests.conftest import trained
 
 SMALL = ("torchvision/squeezenet.yaml", "torchvision/vgg.yaml")
 
@@ -171,15 +172,15 @@ def test_every_place_is_reached_and_every_architecture_has_names(zoo: Zoo, space
 def test_stored_rankings_are_by_descending_similarity(small: Path) -> None:
     layer = Zoo([Index(small / "index.npz")])
     for space, measures in (("paper", ("symmetric", "directed")), ("extended", ("extended",))):
-        encoding, trained = layer.layers[0].spaces[space].encoding, set(layer.trained(space))
-        rankings = stored_rankings(encoding, trained, space, lambda what, done: None)
+        encoding, sources = layer.layers[0].spaces[space].encoding, set(trained(layer, space))
+        rankings = stored_rankings(encoding, sources, space, lambda what, done: None)
         assert set(rankings) == set(measures)
         architectures = [Architecture(layer.spaces[space].items(place)) for place in range(len(encoding))]
         for place, target in enumerate(architectures):
             for measure in measures:
                 order = rankings[measure][place].tolist()
-                assert sorted(order) == sorted(trained)
+                assert sorted(order) == sorted(sources)
                 values = [round(similarity(architectures[other], target, measure), 12) for other in order]
                 assert values == sorted(values, reverse=True)
-                np.testing.assert_array_equal(order, layer.spaces[space].ranking(measure)[place])
-    assert layer.spaces["paper"].ranking("reverse") is None
+                np.testing.assert_array_equal(order, layer.spaces[space].first.ranking(measure)[place])
+    assert layer.spaces["paper"].first.ranking("reverse") is None

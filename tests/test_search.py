@@ -12,6 +12,7 @@ from kzoo.matching import match
 from kzoo.search import HARMFUL, UNCERTAIN, Recommendation, Row, directed_warning, search
 from kzoo.zoo import Zoo
 from tests.architectures import OTHER, conv, fc, network
+from tests.conftest import trained
 
 
 def ranking(zoo: Zoo, name: str, **options: object) -> Recommendation:
@@ -73,10 +74,10 @@ def test_one_row_an_architecture_unless_all_weights_are_wanted(zoo: Zoo) -> None
     ]
     place = zoo.models["timm/resnet50.a1_in1k"].places["paper"]
     # All of resnet50's but bamboo, which has another head, and the one of resnetaa50.
-    assert rows[1].checkpoints == len(zoo.trained("paper")[place]) == 18 + 1
+    assert rows[1].checkpoints == len(trained(zoo, "paper")[place]) == 18 + 1
     assert rows[1].also == ("timm:resnetaa50",)
     expanded = ranking(zoo, "timm:resnet50", k=40, all_weights=True)
-    assert {row.model for row in expanded if row.same} == {model.id for model in zoo.trained("paper")[place]}
+    assert {row.model for row in expanded if row.same} == {model.id for model in trained(zoo, "paper")[place]}
 
 
 def test_a_shared_place_shows_the_targets_own_architecture(zoo: Zoo) -> None:
@@ -143,7 +144,7 @@ def test_warnings_follow_the_directed_similarity(zoo: Zoo) -> None:
 def test_an_architecture_of_ones_own(zoo: Zoo) -> None:
     found = search(zoo, network(64, 4), k=3)
     assert len(found) == 3
-    assert found.architectures == len(zoo.trained("paper"))
+    assert found.architectures == len(trained(zoo, "paper"))
     assert not any(row.same for row in found)
     # One linear layer: every network with a head of that shape matches it fully.
     rows = search(zoo, Architecture((fc(1000, 2048),)), k=3, measure="directed")

@@ -16,6 +16,7 @@ from kzoo.paths import index_file, registry_directory
 from kzoo.readers.libraries import load_library
 from kzoo.search import search
 from kzoo.zoo import Zoo
+from tests.conftest import trained
 from tests.plain_scan import PlainScan
 
 pytestmark = pytest.mark.slow
@@ -26,7 +27,7 @@ def test_whole_rankings_equal_a_plain_full_scan(zoo: Zoo) -> None:
     names = [name for name in zoo.entries if name.startswith("timm:")]
     names = names[:: len(names) // TARGETS][:TARGETS]
     scan = PlainScan()
-    sources = {place: scan.number(zoo.spaces["paper"].items(place)) for place in zoo.trained("paper")}
+    sources = {place: scan.number(zoo.spaces["paper"].items(place)) for place in trained(zoo, "paper")}
     worst = 0.0
     rows_compared = 0
     for name in names:

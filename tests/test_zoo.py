@@ -502,6 +502,20 @@ def test_force_keeps_what_is_not_given(add: Add, tmp_path: Path, weights: Path) 
     assert (model.license, model.trained_on, dict(model.metrics)) == ("mit", ("cats",), {"cats": {"top1": 90.0}})
 
 
+def test_a_new_license_does_not_keep_the_old_ones_name(add: Add, tmp_path: Path) -> None:
+    add("small", details={"license": "other", "license_name": "house", "license_link": "https://example.org"})
+    add("small", force=True, details={"license": "mit", "trained_on": ["cats"]})
+    fields = load_zoo([tmp_path / "mine"]).models["local/small"].fields
+    assert (fields["license"], "license_name" in fields, "license_link" in fields) == ("mit", False, False)
+
+
+def test_force_replaces_an_entry_without_checkpoints(add: Add, tmp_path: Path) -> None:
+    add("small")
+    path = tmp_path / "mine" / "local" / "small.yaml"
+    path.write_text("library: local\nfamily: small\nversion: '1'\narchitectures: []\n")
+    assert add("small", force=True) == "local/small"
+
+
 def test_one_shard_is_no_network(tmp_path: Path) -> None:
     save_file({"a.weight": torch.ones(2, 2)}, tmp_path / "model-00001-of-00002.safetensors")
     with pytest.raises(InputError, match="is one shard of several: give their index"):
@@ -527,6 +541,19 @@ def test_a_change_while_the_index_is_built_makes_it_stale(
         CheckFailed, match=f"the registry has changed since it was compiled; run 'kzoo -C {mine} index'"
     ):
         check_index(mine, mine / "index.npz")
+
+
+def test_a_note_is_said_once(tmp_path: Path) -> None:
+    script = """
+import sys
+import kzoo.sources
+from kzoo.cli.main import run
+kzoo.sources.installed_version = lambda library: "99.0"
+sys.argv = ["kzoo", "recommend", "timm:resnet18", "-k", "3", "--explain"]
+assert run() == 0
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr.count("Note: timm 99.0 is installed") == 1
 
 
 def test_a_reader_that_has_enough_is_no_failure(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def main() -> None:
 
 def run() -> int:
     """Run the command line and return its exit code."""
-    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    warnings.showwarning = _warning_printer()
     warnings.simplefilter("always", KzooWarning)
     stdout = sys.stdout
     try:
@@ -96,10 +97,16 @@ def run() -> int:
         return _fail(f"{error.filename or 'the disk or network'}: {error.strerror or error}", 3)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *_where: object) -> None:
-    """Print kzoo's own warnings as a line for people; those of the libraries below it are not for them."""
-    if issubclass(category, KzooWarning):
-        click.echo(f"Note: {message}", err=True)
+def _warning_printer() -> Callable[..., None]:
+    """Prints kzoo's own warnings as lines for people, each once; those of the libraries below it are not for them."""
+    said: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *_where: object) -> None:
+        if issubclass(category, KzooWarning) and str(message) not in said:
+            said.add(str(message))
+            click.echo(f"Note: {message}", err=True)
+
+    return show
 
 
 def _fail(sentence: str, code: int, error: click.ClickException | None = None) -> int:
