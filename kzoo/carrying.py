@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from kzoo.search import search
 from kzoo.sources import Options, is_torch_module
 from kzoo.weights import TrainedNetwork, open_trained
 
-#: Where a module keeps the report of what was carried into it.
-_REPORT = "kzoo_transfer"
+#: Where a module keeps what was carried into it: the report, and the share of each parameter.
+_REPORT, _SHARES = "kzoo_transfer", "kzoo_shares"
+_NOTHING = "nothing was carried into this module by kzoo.transfer or kzoo.initialize: do that first"
 
 
 def transfer(
@@ -60,7 +62,8 @@ def transfer(
     theirs = source_body(trained)
     steps = plan if isinstance(plan, Plan) else read_plan(Path(plan)) if plan is not None else None
     steps = steps or make_plan(theirs, ours, method, chosen, (trained.name, name))
-    remember(module, carry_out(steps, theirs, ours, chosen))
+    told = carry_out(steps, theirs, ours, chosen)
+    remember(module, told.shares, told)
     return module
 
 
@@ -109,13 +112,15 @@ def report(module: nn.Module) -> TransferReport:
     """
     found = getattr(module, _REPORT, None)
     if not isinstance(found, TransferReport):
-        raise InputError("nothing was carried into this module by kzoo.transfer or kzoo.initialize: do that first")
+        raise InputError(_NOTHING)
     return found
 
 
-def remember(module: nn.Module, told: TransferReport) -> None:
-    """Keep the report of a transfer with the module that received it."""
-    setattr(module, _REPORT, told)
+def remember(module: nn.Module, shares: Mapping[str, float], told: TransferReport | None = None) -> None:
+    """Keep with a module which share of each of its parameters was carried into it, and the report of that."""
+    setattr(module, _SHARES, dict(shares))
+    if told is not None:
+        setattr(module, _REPORT, told)
 
 
 def param_groups(module: nn.Module, threshold: float = 0.5) -> list[dict[str, Any]]:
@@ -127,7 +132,9 @@ def param_groups(module: nn.Module, threshold: float = 0.5) -> list[dict[str, An
     Raises:
         InputError: nothing was carried into this module.
     """
-    shares = report(module).shares
+    shares = getattr(module, _SHARES, None)
+    if not isinstance(shares, dict):
+        raise InputError(_NOTHING)
     groups: dict[str, dict[str, Any]] = {
         name: {"name": name, "params": [], "param_names": []} for name in ("transferred", "random")
     }
