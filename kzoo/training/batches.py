@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import repeat
 
 import numpy as np
 import torch
@@ -169,8 +168,8 @@ class Feed:
                     raise found
                 yield found
         elif isinstance(self._images, Tensor):
-            for picked, images in zip(chosen, repeat(self._images)):
-                yield images[picked.to(images.device)]
+            for picked in chosen:
+                yield self._images[picked.to(self._images.device)]
 
 
 class _Chosen:

@@ -17,6 +17,8 @@ from kzoo.errors import InputError
 #: Streams of random numbers of an epoch; tasks use the keys below 2**16.
 ORDER, SHIFT_DOWN, SHIFT_RIGHT, FLIP, GLOBAL = range(5)
 _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
+# torch makes this attribute at run time only.
+_FILL = "fill_uninitialized_memory"
 
 
 def words(seed: int, epoch: int, purpose: int, count: int) -> NDArray[np.uint64]:
@@ -29,7 +31,8 @@ def seed_everything(seed: int, epoch: int) -> None:
     """Seed what layers such as dropout draw from, for one epoch."""
     word = int(words(seed, epoch, GLOBAL, 1)[0])
     random.seed(word)
-    np.random.seed(word % 2**32)  # noqa: NPY002: other people's layers may draw from it.
+    # Other people's layers may draw from it.
+    np.random.seed(word % 2**32)  # noqa: NPY002
     torch.manual_seed(word)
 
 
@@ -48,12 +51,12 @@ def reproducible(threads: int | None, deterministic: bool) -> Iterator[None]:
             os.environ.setdefault(_CUBLAS, ":4096:8")
             torch.use_deterministic_algorithms(True)
             # Costs time, and helps only those who read memory before they write it.
-            torch.utils.deterministic.fill_uninitialized_memory = False
+            setattr(torch.utils.deterministic, _FILL, False)
             torch.backends.cudnn.deterministic = True
             torch.backends.cudnn.benchmark = False
         yield
     except RuntimeError as error:
-        if deterministic and "deterministic" in str(error):
+        if deterministic and "does not have a deterministic implementation" in str(error):
             said = " ".join(str(error).split())
             raise InputError(f"{said[:160]}: use another layer, or the training setting deterministic=false") from None
         raise
@@ -66,13 +69,13 @@ def _global_state() -> dict[str, Any]:
         "python": random.getstate(),
         "numpy": np.random.get_state(),  # noqa: NPY002
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None,
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
         "algorithms": (
             torch.are_deterministic_algorithms_enabled(),
             torch.is_deterministic_algorithms_warn_only_enabled(),
         ),
-        "fill": torch.utils.deterministic.fill_uninitialized_memory,
+        "fill": getattr(torch.utils.deterministic, _FILL),
         "cudnn": (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark),
         "cublas": os.environ.get(_CUBLAS),
     }
@@ -88,7 +91,7 @@ def _restore(kept: dict[str, Any]) -> None:
         torch.set_num_threads(kept["threads"])
     enabled, warn_only = kept["algorithms"]
     torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
-    torch.utils.deterministic.fill_uninitialized_memory = kept["fill"]
+    setattr(torch.utils.deterministic, _FILL, kept["fill"])
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = kept["cudnn"]
     if kept["cublas"] is None:
         os.environ.pop(_CUBLAS, None)

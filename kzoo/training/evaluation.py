@@ -52,7 +52,7 @@ def totals(module: nn.Module, feed: Feed, chosen: Tensor, batch_size: int, preci
         return sums
     mixed = precision != "float32"
     with evaluation_mode(module), torch.autocast(device.type, _TYPES[precision], enabled=mixed):
-        for images, labels in feed.batches(chosen.split(batch_size)):
+        for images, labels in feed.batches(torch.split(chosen, batch_size)):
             outputs = module(prepare(images, dtype))
             outputs = outputs.float() if mixed else outputs
             sums[0] += nn.functional.cross_entropy(outputs, labels, reduction="sum")

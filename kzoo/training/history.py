@@ -76,7 +76,9 @@ class History(BaseModel):
         except ValidationError as error:
             fault = error.errors()[0]
             where = ".".join(map(str, fault["loc"]))
-            raise InputError(f"this is no history of a training ({where}: {fault['msg']}): expected to_dict's") from None
+            raise InputError(
+                f"this is no history of a training ({where}: {fault['msg']}): expected to_dict's"
+            ) from None
 
     def steps_to(self, accuracy: float) -> int | None:
         """The first step after which a test had this accuracy or more; None if none had."""

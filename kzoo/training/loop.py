@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from kzoo.errors import InputError
 from kzoo.training.acceleration import accelerated, prepared
-from kzoo.training.batches import Feed, Plan, augment, batch_ranges, plan_epoch, prepare, share
+from kzoo.training.batches import Feed, augment, batch_ranges, plan_epoch, prepare, share
 from kzoo.training.checkpoints import Snapshot, read_checkpoint, write_checkpoint
 from kzoo.training.determinism import reproducible, seed_everything
 from kzoo.training.evaluation import as_metrics, place, totals
@@ -80,7 +80,9 @@ def train(
     return run.history
 
 
-def _named_groups(module: nn.Module, settings: TrainingSettings, groups: Sequence[Group] | None) -> list[dict[str, Any]]:
+def _named_groups(
+    module: nn.Module, settings: TrainingSettings, groups: Sequence[Group] | None
+) -> list[dict[str, Any]]:
     """The groups with lists of parameters, names and rates, checked."""
     trainable = {id(value): name for name, value in module.named_parameters() if value.requires_grad}
     if not trainable:
@@ -92,7 +94,9 @@ def _named_groups(module: nn.Module, settings: TrainingSettings, groups: Sequenc
     ]
     names = [group["name"] for group in found]
     if settings.random_lr is not None and RANDOM not in names:
-        raise InputError(f"random_lr is for a group of parameters named {RANDOM!r}, of {', '.join(names)}: add or unset it")
+        raise InputError(
+            f"random_lr is for a group of parameters named {RANDOM!r}, of {', '.join(names)}: add or unset it"
+        )
     if len(set(names)) < len(names):
         raise InputError(f"two groups of parameters have one name, of {', '.join(names)}: give each its own")
     grouped = [id(value) for group in found for value in group["params"]]
@@ -248,7 +252,9 @@ class _Run:
         for whole, places, (images, labels) in zip(ranges, mine, batches, strict=True):
             self._train_step(augment(images, plan, places), labels, len(places) * processes / len(whole), tally)
             last = self.step == first + len(ranges)
-            tested = last or (self.settings.evaluate_every is not None and self.step % self.settings.evaluate_every == 0)
+            tested = last or (
+                self.settings.evaluate_every is not None and self.step % self.settings.evaluate_every == 0
+            )
             if tested or self.step % _FETCHED_EVERY == 0:
                 bad = tally.fetch()
                 self._tell(self.step / self.steps)

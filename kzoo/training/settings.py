@@ -28,7 +28,9 @@ class TrainingSettings(BaseModel):
     weight_decay: float = Field(0.0, ge=0, le=10, description="As torch's optimizers take it, for all parameters")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd; the others do not use it")
     schedule: Literal["constant", "cosine", "paper"] = Field("constant", description="How the rate falls")
-    warmup_steps: int = Field(0, ge=0, description="Over so many steps the rate rises linearly to what the schedule says")
+    warmup_steps: int = Field(
+        0, ge=0, description="Over so many steps the rate rises linearly to what the schedule says"
+    )
     clip_norm: float | None = Field(None, gt=0, description="Largest norm of all gradients together")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of each label that is spread over all classes")
     augment: Literal["none", "shift", "flip", "shift_flip"] = Field(
