@@ -17,6 +17,7 @@ from kzoo.methods.optimizer_state import carry_state
 from kzoo.methods.plan import Plan, Step, read_plan
 from kzoo.methods.surgery import Body, body, module_body
 from kzoo.methods.transfers import TransferReport, carry_out, make_plan, read_parameters, transfer_method
+from kzoo.refine import refined
 from kzoo.search import search
 from kzoo.sources import Options, is_torch_module
 from kzoo.weights import TrainedNetwork, open_trained
@@ -102,7 +103,7 @@ def initialize(
                 "no trained model is on this machine: 'kzoo add' one, or give a source (the path of a safetensors file)"
             )
         wanted = architecture(target, classes=classes, in_chans=in_chans, img_size=img_size, registry=zoo)
-        ranked = search(zoo, wanted, len(zoo.models), "symmetric", None, True)
+        ranked = search(refined(zoo), wanted, len(zoo.models), "symmetric", None, True)
         source = next(row.model for row in ranked if row.model in own)
     return transfer(source, target, classes=classes, in_chans=in_chans, img_size=img_size, seed=seed, registry=zoo)
 
