@@ -1,5 +1,7 @@
 """``kzoo.transfer`` and what goes with it, in Python."""
 
+from itertools import pairwise
+
 import pytest
 import timm
 import torch
@@ -14,7 +16,7 @@ from kzoo.methods.plan import Plan, Step
 
 def small(seed, *sizes):
     torch.manual_seed(seed)
-    return nn.Sequential(*(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)))
+    return nn.Sequential(*(nn.Linear(a, b) for a, b in pairwise(sizes)))
 
 
 def test_a_module_is_changed_in_place_and_returned(trained_file):
@@ -119,7 +121,7 @@ def test_a_source_without_weights_is_refused():
         kzoo.transfer("timm:resnet18", "timm:resnet34")
     with torch.device("meta"):
         empty = small(0, 4, 4)
-    with pytest.raises(InputError, match="Sequential has no weights: its tensor 0.weight lies on the meta device"):
+    with pytest.raises(InputError, match=r"Sequential has no weights: its tensor 0\.weight lies on the meta device"):
         kzoo.transfer(empty, small(0, 4, 4))
 
 
@@ -141,7 +143,9 @@ def test_sources_with_a_wrapper_s_prefix_are_recognised(trained_file, tmp_path):
 def test_bfloat16_files_are_carried_in_their_own_values(trained_file, tmp_path):
     from safetensors.torch import load_file
 
-    half = {key: value.bfloat16() if value.is_floating_point() else value for key, value in load_file(trained_file).items()}
+    half = {
+        key: value.bfloat16() if value.is_floating_point() else value for key, value in load_file(trained_file).items()
+    }
     path = tmp_path / "half.safetensors"
     save_file(half, path)
     net = kzoo.transfer(path, "timm:resnet10t", classes=7)

@@ -111,9 +111,7 @@ def test_cropped_fan_in_is_rescaled_so_that_the_variance_stays():
     assert reports[0].factor == pytest.approx(2.0)
     assert torch.equal(target[0].weight, source[0].weight[:, 1536:2560] * 2)
     wide, narrow = torch.randn(2000, 4096), torch.randn(2000, 1024)
-    deviations = [
-        nn.functional.linear(x, net[0].weight).std().item() for x, net in ((wide, source), (narrow, target))
-    ]
+    deviations = [nn.functional.linear(x, net[0].weight).std().item() for x, net in ((wide, source), (narrow, target))]
     assert deviations[0] == pytest.approx(deviations[1], rel=0.05)
 
 
@@ -133,9 +131,7 @@ def test_a_random_border_is_damped_so_that_the_variance_stays():
     factor = math.sqrt(4096 / (2 * 4096 - 1024))
     assert torch.allclose(target[0].weight[:, 1536:2560], source[0].weight * factor, atol=1e-7)
     narrow, wide = torch.randn(2000, 1024), torch.randn(2000, 4096)
-    deviations = [
-        nn.functional.linear(x, net[0].weight).std().item() for x, net in ((narrow, source), (wide, target))
-    ]
+    deviations = [nn.functional.linear(x, net[0].weight).std().item() for x, net in ((narrow, source), (wide, target))]
     assert deviations[0] == pytest.approx(deviations[1], rel=0.05)
 
 
@@ -149,7 +145,9 @@ def test_a_head_of_other_classes_stays_random_but_for_the_paper():
     assert torch.equal(target.fc.bias, source.fc.bias[2:7])
 
 
-@pytest.mark.parametrize(("channels", "expected"), [(1, lambda w: w.sum(1, keepdim=True)), (6, lambda w: w.repeat(1, 2, 1, 1) / 2)])
+@pytest.mark.parametrize(
+    ("channels", "expected"), [(1, lambda w: w.sum(1, keepdim=True)), (6, lambda w: w.repeat(1, 2, 1, 1) / 2)]
+)
 def test_other_input_channels_are_adapted_as_timm_does(channels, expected):
     source, target = (timm.create_model("resnet10t", num_classes=3, in_chans=n) for n in (3, channels))
     carried(source, target)
@@ -169,7 +167,10 @@ def test_positions_are_interpolated_and_prefix_tokens_kept():
 
 
 def test_multihead_attention_of_torch_is_carried_with_its_bias():
-    source, target = network("vit_b_32", num_classes=3, image_size=64), network("vit_b_32", num_classes=3, image_size=64)
+    source, target = (
+        network("vit_b_32", num_classes=3, image_size=64),
+        network("vit_b_32", num_classes=3, image_size=64),
+    )
     with torch.no_grad():
         for layer in source.encoder.layers:
             layer.self_attention.in_proj_bias.normal_()
@@ -197,7 +198,9 @@ def test_magnitude_gives_the_bias_of_the_channels_that_it_keeps():
     assert torch.equal(target[0].bias, source[0].bias[[1, 3]])
 
 
-@pytest.mark.parametrize("parameters", [{"matching": "random", "seed": 3}, {"matching": "flat"}, {"standardization": "flat"}])
+@pytest.mark.parametrize(
+    "parameters", [{"matching": "random", "seed": 3}, {"matching": "flat"}, {"standardization": "flat"}]
+)
 def test_the_ablations_are_deterministic_and_differ_from_the_method(parameters):
     theirs, ours = module_body(network("vgg16")), module_body(network("resnet18"))
     plans = [steps(theirs, ours, DpiatParameters(**parameters)) for _ in range(2)]
@@ -208,3 +211,12 @@ def test_the_ablations_are_deterministic_and_differ_from_the_method(parameters):
 def test_an_unknown_parameter_is_refused_by_name():
     with pytest.raises(InputError, match=r"no parameter 'operater': did you mean operator\?"):
         kzoo.transfer(network("resnet18"), network("resnet18"), operater="full")
+
+
+def test_what_a_normalisation_follows_is_not_rescaled():
+    def block(width):
+        return nn.Sequential(nn.Conv2d(width, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, width, 1), nn.Conv2d(width, 4, 1))
+
+    reports, _ = carried(block(16), block(4))
+    factors = {part.target: part.factor for part in reports}
+    assert factors == {"0": 1.0, "1": 1.0, "2": 1.0, "3": 2.0}

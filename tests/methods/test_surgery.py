@@ -126,7 +126,9 @@ def test_an_edited_step_is_carried_out_as_it_stands():
 
 
 def test_a_plan_comes_back_from_its_file(tmp_path):
-    plan = Plan(source="a", target="b", method="dpiat", steps=(Step(target="x", source="ü", score=0.5), Step(target="y")))
+    plan = Plan(
+        source="a", target="b", method="dpiat", steps=(Step(target="x", source="ü", score=0.5), Step(target="y"))
+    )
     write_plan(plan, tmp_path / "plan.json")
     assert read_plan(tmp_path / "plan.json") == plan
 
