@@ -32,9 +32,9 @@ class Choices:
 
     ``operator`` is one of `kzoo.methods.operators`, or ``uniform`` for weight selection. ``statistics`` carries the
     running statistics of batch normalisation too. ``packed`` treats query, key and value in one matrix as three.
-    ``rescale`` keeps the variance of a layer's outputs where its fan-in was cropped or padded and no normalisation follows. ``border`` is what inputs
-    that the source does not have are weighted with: what they were initialised with, or zero. ``adapt`` fits input channels
-    and positions with timm's functions. ``seed`` is for the operator ``full``.
+    ``rescale`` keeps the variance of a layer's outputs where its fan-in was cropped or padded and no normalisation follows.
+    ``border`` is what inputs that the source does not have are weighted with: what they were initialised with, or zero.
+    ``adapt`` fits input channels and positions with timm's functions. ``seed`` is for the operator ``full``.
     """
 
     operator: Operator | Literal["uniform"] = "clip"
