@@ -106,7 +106,7 @@ def test_damage_is_told(tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / "it", ignore_errors=True)
         shutil.copytree(tmp_path / "whole", tmp_path / "it")
         change(tmp_path / "it" / name, tmp_path / "it" / "checkpoint.json")
-        with pytest.raises(InputError, match="is damaged .*: delete the folder to begin anew") as caught:
+        with pytest.raises(InputError, match=r"is damaged .*: delete the folder to begin anew") as caught:
             trained({**SGD, "epochs": 1}, tmp_path / "it")
         assert "\n" not in str(caught.value)
 
@@ -139,7 +139,7 @@ def test_damage_is_told(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_network(tmp_path: Path) -> None:
     trained({**SGD, "epochs": 1}, tmp_path)
     other = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    with pytest.raises(InputError, match="does not fit this network .*: delete the folder") as caught:
+    with pytest.raises(InputError, match=r"does not fit this network .*: delete the folder") as caught:
         train(other, few_digits(), read_settings({**SGD, "epochs": 1}), checkpoint=tmp_path, key="it")
     assert "\n" not in str(caught.value)
 

@@ -4,6 +4,9 @@ import copy
 import json
 import os
 import random
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from PIL import Image
 from torch import Tensor, nn
 
+from benchmarks.training import overhead_table
 from kzoo import InputError
 from kzoo.training.batches import augment, batch_ranges, plan_epoch, prepare, share
 from kzoo.training.data import load_task
@@ -24,6 +28,8 @@ from kzoo.training.loop import train
 from kzoo.training.settings import TrainingSettings, read_settings
 from kzoo.training.tasks import Split, Task, make_task
 from tests.training.networks import digits, few_digits, linear, made_up, network, same
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 def settings(**values: Any) -> TrainingSettings:
@@ -410,3 +416,57 @@ def test_a_task_without_test_images() -> None:
     empty = Task(**{**task.__dict__, "test": Split(task.test.images[:0], task.test.labels[:0])})
     with pytest.raises(InputError, match="made up has no test images"):
         train(linear(), empty, settings())
+
+
+# Several processes
+
+
+PARALLEL = """
+import json, sys
+from pathlib import Path
+from kzoo.training.loop import train
+from kzoo.training.settings import read_settings
+from tests.training.networks import linear, made_up
+
+model = linear()
+history = train(model, made_up(train=35, test=7), read_settings(json.loads(sys.argv[1])), checkpoint=Path(sys.argv[2]))
+print(json.dumps([history.to_dict(False), model[1].weight.tolist()]))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    # Batches of 9 in shares of 4 and 5, and a rest of 8; tests on 4 and 3 images.
+    values = {"epochs": 3, "batch_size": 9, "lr": 0.01, "evaluate_every": 2, "augment": "shift", "threads": 1}
+    model = linear()
+    history = train(model, made_up(train=35, test=7), read_settings(values))
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python"]
+    command = [sys.executable, *launch, sys.executable, "-c", PARALLEL, json.dumps(values), str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, timeout=120, check=True
+    )
+    one, two = map(json.loads, done.stdout.splitlines())
+    assert one == two
+    # Sums in another order, of float64.
+    assert torch.allclose(torch.tensor(one[1], dtype=torch.float64), model[1].weight.detach(), rtol=0, atol=1e-12)
+    for theirs, ours in zip(one[0]["evaluations"], history.to_dict()["evaluations"], strict=True):
+        assert theirs == pytest.approx(ours, abs=1e-12)
+    for theirs, ours in zip(one[0]["epochs"], history.to_dict()["epochs"], strict=True):
+        assert theirs == pytest.approx({**ours, "lr": {"all": 0.01}}, abs=1e-12)
+
+
+# The document
+
+
+def test_the_document_tells_every_setting_and_measurement() -> None:
+    page = (ROOT / "docs" / "training.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]*) \|", page, re.MULTILINE))
+    for name, field in TrainingSettings.model_fields.items():
+        shown = {None: "none", True: "true"}.get(field.default, str(field.default))
+        assert rows[name].strip("`") in (shown, shown.removesuffix(".0")), name
+    measured = json.loads((ROOT / "benchmarks" / "results" / "training.json").read_text())
+    table = overhead_table(measured)
+    assert table in page, f"put this table into docs/training.md:\n{table}"
+    assert all(case["overhead_of_kzoo"]["median"] <= 0.05 for case in measured["networks"].values())
+    assert measured["call_of_one_step_ms"]["median"] < 50
