@@ -11,6 +11,7 @@ from kzoo.layers import Architecture, Layer
 #: What training changes; the rest of a part are statistics that a network keeps on the way.
 LEARNED = ("weight", "bias")
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+NORM_KINDS = ("bn1d", "bn2d", "bn3d", "layer_norm", "group_norm", "rms_norm")
 #: A layer's weight is looked at in the axes of its kind; a tensor without a layer in its own.
 NO_LAYER = "tensor"
 _PACKED_NAMES = ("qkv", "in_proj_weight", "to_qkv", "Wqkv")

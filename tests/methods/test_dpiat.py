@@ -220,3 +220,17 @@ def test_what_a_normalisation_follows_is_not_rescaled():
     reports, _ = carried(block(16), block(4))
     factors = {part.target: part.factor for part in reports}
     assert factors == {"0": 1.0, "1": 1.0, "2": 2.0}
+
+
+def test_normalisation_layers_are_carried_between_similar_networks_only():
+    def receiving_norms(source, target, **parameters):
+        reports, _ = carried(network(source), network(target), **parameters)
+        return sum(part.source is not None for part in reports if part.kind == "bn2d")
+
+    assert kzoo.similarity("torchvision:resnet18", "torchvision:resnet34") > 0.5
+    assert receiving_norms("resnet18", "resnet34") == 36
+    assert kzoo.similarity("torchvision:mobilenet_v2", "torchvision:resnet18") < 0.5
+    assert receiving_norms("mobilenet_v2", "resnet18") == 0
+    assert receiving_norms("mobilenet_v2", "resnet18", norms="all") == 20
+    assert receiving_norms("resnet18", "resnet34", norms="none") == 0
+    assert receiving_norms("mobilenet_v2", "resnet18", variant="paper") == 20
