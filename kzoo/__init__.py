@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from kzoo.carrying import initialize, param_groups, report, transfer
     from kzoo.errors import CheckFailed, InputError, KzooError, WorldError
     from kzoo.facade import architecture, match, recommend, similarity
     from kzoo.layers import Architecture, Layer
@@ -22,9 +23,13 @@ __all__ = [
     "WorldError",
     "__version__",
     "architecture",
+    "initialize",
     "match",
+    "param_groups",
     "recommend",
+    "report",
     "similarity",
+    "transfer",
 ]
 
 _HOMES = {
@@ -39,6 +44,10 @@ _HOMES = {
     "match": "kzoo.facade",
     "recommend": "kzoo.facade",
     "similarity": "kzoo.facade",
+    "initialize": "kzoo.carrying",
+    "param_groups": "kzoo.carrying",
+    "report": "kzoo.carrying",
+    "transfer": "kzoo.carrying",
 }
 
 

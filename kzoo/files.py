@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kzoo.errors import WorldError
+from kzoo.errors import InputError, WorldError
 
 
 @contextmanager
@@ -29,3 +31,55 @@ def replacing(path: Path) -> Iterator[Path]:
         raise WorldError(
             f"{path} cannot be written ({error.strerror or error}): check the disk and its permissions"
         ) from None
+
+
+@contextmanager
+def new_folder(path: Path, force: bool = False) -> Iterator[Path]:
+    """A temporary folder beside ``path`` that becomes ``path`` when the block ends well, and is removed otherwise.
+
+    Whatever happens, ``path`` is the whole new folder, or what it was before (for an instant nothing, where ``force``
+    replaces a folder).
+
+    Raises:
+        InputError: ``path`` exists (and ``force`` is not given, or it is no folder).
+        WorldError: the disk is full, the parent folder cannot be written, and the like.
+    """
+    require_new(path, force)
+    temporary = old = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        yield temporary
+        # mkdtemp makes a folder that nobody else may read.
+        temporary.chmod(0o777 & ~_umask())
+        if path.exists():
+            require_new(path, force)
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+            path.rename(old / path.name)
+        temporary.rename(path)
+    except OSError as error:
+        raise WorldError(
+            f"{path} cannot be written ({error.strerror or error}): check the disk and its permissions"
+        ) from None
+    finally:
+        for left in (temporary, old):
+            if left is not None:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def require_new(path: Path, force: bool) -> None:
+    """Refuse an output folder that exists, unless ``force`` is to replace it.
+
+    Raises:
+        InputError: it does.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise InputError(f"{path} exists and is no folder: give another place for the results")
+    if path.exists() and not force:
+        raise InputError(f"{path} exists: give another folder, or --force to replace it")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

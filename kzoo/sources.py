@@ -224,6 +224,28 @@ def refine(architecture: Architecture, zoo: Zoo) -> Architecture:
 
 
 def _from_python(rest: str, trust_code: bool, submodule: str | None) -> Architecture:
+    made = _made(rest, trust_code)
+    if isinstance(made, Architecture) and submodule is None:
+        return made
+    return _read_module(_required_module(made, rest), f"py:{rest}", submodule)
+
+
+def python_module(rest: str, trust_code: bool) -> nn.Module:
+    """The torch module that ``py:<rest>`` makes.
+
+    Raises:
+        InputError: code is not trusted, fails, or makes something else.
+    """
+    return _required_module(_made(rest, trust_code), rest)
+
+
+def _required_module(made: Any, rest: str) -> nn.Module:
+    if not is_torch_module(made):
+        raise InputError(f"'py:{rest}' returned {type(made).__name__}: expected a torch module")
+    return made
+
+
+def _made(rest: str, trust_code: bool) -> Any:
     module_name, colon, factory = rest.partition(":")
     if not (module_name and colon and factory):
         raise InputError(f"'py:{rest}' is incomplete: expected py:package.module:factory")
@@ -234,7 +256,7 @@ def _from_python(rest: str, trust_code: bool, submodule: str | None) -> Architec
     path = list(sys.path)
     sys.path.insert(0, "")
     try:
-        made: Any = getattr(importlib.import_module(module_name), factory)()
+        return getattr(importlib.import_module(module_name), factory)()
     except (Exception, SystemExit) as error:
         # The code is not ours: whatever it raises is an answer about it.
         reason = " ".join(str(error).split())
@@ -244,11 +266,6 @@ def _from_python(rest: str, trust_code: bool, submodule: str | None) -> Architec
         ) from None
     finally:
         sys.path[:] = path
-    if isinstance(made, Architecture) and submodule is None:
-        return made
-    if not is_torch_module(made):
-        raise InputError(f"'py:{rest}' returned {type(made).__name__}: expected a torch module")
-    return _read_module(made, f"py:{rest}", submodule)
 
 
 def _read_module(module: nn.Module, name: str, submodule: str | None) -> Architecture:

@@ -43,14 +43,23 @@ class WeightsFile:
         Raises:
             InputError: there is no such submodule, or no tensor at all.
         """
-        tensors: Mapping[str, Tensor] = self.tensors
+        names = self.names(submodule)
+        return shapes_architecture({name: self.tensors[key] for name, key in names.items()}, str(self.path))
+
+    def names(self, submodule: str | None = None) -> dict[str, str]:
+        """The tensors of the network, or of one of its submodules: their names in it, and in the file.
+
+        Raises:
+            InputError: there is no such submodule.
+        """
+        keys = {key: key for key in self.tensors}
         if submodule is not None:
-            tensors = _inside(without_wrappers(tensors), submodule) or _inside(tensors, submodule)
-            if not tensors:
+            keys = _inside(without_wrappers(keys), submodule) or _inside(keys, submodule)
+            if not keys:
                 names = (*self.tensors, *without_wrappers(self.tensors))
                 known = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
                 raise InputError(f"{self.path} has no submodule {submodule!r}: its outermost ones are {known:.200}")
-        return shapes_architecture(without_wrappers(tensors), str(self.path))
+        return without_wrappers(keys)
 
 
 def looks_like_path(text: str) -> bool:
@@ -112,9 +121,9 @@ def _locate(path: Path) -> Path:
     return found[0]
 
 
-def _inside(tensors: Mapping[str, Tensor], submodule: str) -> dict[str, Tensor]:
+def _inside(keys: Mapping[str, str], submodule: str) -> dict[str, str]:
     prefix = f"{submodule}."
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): key for name, key in keys.items() if name.startswith(prefix)}
 
 
 def _config(path: Path) -> tuple[tuple[str, ...], int | None, tuple[int, ...] | None]:

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from kzoo.errors import InputError
 from kzoo.layers import MOST_SIZE, Architecture, Layer, raw_parameter
@@ -19,6 +20,7 @@ from kzoo.standardize import ModuleTree, tree_architecture
 
 #: Names that frameworks wrap a whole network in: DataParallel, Lightning and the like, detectors.
 WRAPPERS = ("module.", "model.", "backbone.")
+_Value = TypeVar("_Value")
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _MOST_DEPTH = 100
 _MOST_WRAPPERS = 8
@@ -37,8 +39,11 @@ class _Module:
     children: dict[str, _Module] = field(default_factory=dict)
 
 
-def without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors without the prefixes of `WRAPPERS`, taken off as long as two names do not become one."""
+def without_wrappers(tensors: Mapping[str, _Value]) -> dict[str, _Value]:
+    """What is known by the names of tensors, by names without the prefixes of `WRAPPERS`.
+
+    They are taken off as long as two names do not become one.
+    """
     found = dict(tensors)
     for _ in range(_MOST_WRAPPERS):
         for wrapper in WRAPPERS:

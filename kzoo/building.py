@@ -1,0 +1,154 @@
+"""Build the network that a string names, freshly initialised from a seed."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kzoo.errors import InputError, KzooError
+from kzoo.readers.libraries import LIBRARIES
+from kzoo.sources import Options, python_module, resolve
+from kzoo.zoo import Zoo
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_BYTES_PER_ENTRY = 4
+_PYTHON = "py"
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A network to build: its library (``timm``, ``torchvision`` or ``py``), its name there, and what is changed of it."""
+
+    library: str
+    name: str
+    options: Options = field(default_factory=Options)
+
+    def __str__(self) -> str:
+        return f"{self.library}:{self.name}"
+
+
+def network_spec(text: str, zoo: Callable[[], Zoo], options: Options | None = None) -> NetworkSpec:
+    """The network that ``text`` names: ``timm:NAME``, ``torchvision:NAME``, a registry id, ``py:package.module:factory``.
+
+    Raises:
+        InputError: it names no network that can be built, or a part of one is asked for.
+    """
+    options = options or Options()
+    library, _, name = text.partition(":")
+    if options.submodule is not None:
+        raise InputError("a part of a network cannot be initialised by itself: leave out submodule")
+    if library == _PYTHON:
+        if options != Options():
+            raise InputError("classes, in-chans and img-size change a named network only: build your own with them")
+        return NetworkSpec(_PYTHON, name)
+    known = zoo().named(text)
+    if known is not None and known[0].library in LIBRARIES:
+        entry, tag = known
+        return NetworkSpec(
+            entry.library, f"{entry.name}.{tag}" if tag and entry.library == "timm" else entry.name, options
+        )
+    if library in LIBRARIES and name:
+        return NetworkSpec(library, name, options)
+    raise InputError(
+        f"{text!r} names no network that can be built: expected timm:NAME, torchvision:NAME, a registry id like "
+        f"timm/resnet18.a1_in1k, or py:package.module:factory; nearest: {', '.join(zoo().nearest(text))}"
+    )
+
+
+def build_network(
+    spec: NetworkSpec, zoo: Callable[[], Zoo], seed: int = 0, trust_code: bool = False, reserved: int = 0
+) -> nn.Module:
+    """The network with fresh weights, on the CPU; the same seed gives the same weights.
+
+    ``reserved`` is how many bytes of memory are needed beside it. The state of torch's and Python's random generators is
+    left as it was.
+
+    Raises:
+        InputError: the library does not know the network or cannot build it so, or it does not fit into memory.
+    """
+    if spec.library == _PYTHON:
+        with seeded(seed):
+            return python_module(spec.name, trust_code)
+    architecture = resolve(str(spec), zoo, spec.options)
+    require_memory(str(spec), architecture.entries * _BYTES_PER_ENTRY, reserved)
+    create = {"timm": _timm_network, "torchvision": _torchvision_network}[spec.library]
+    try:
+        with seeded(seed), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return create(spec.name, spec.options)
+    except KzooError:
+        raise
+    except Exception as error:  # constructors raise what they like
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{spec} cannot be built with these options ({reason:.200}): give other ones") from None
+
+
+def _timm_network(name: str, options: Options) -> nn.Module:
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    # Where the input size is not fixed, no layer depends on it and the constructor does not take it.
+    size = options.img_size if config is not None and config.fixed_input_size else None
+    module: nn.Module = timm.create_model(
+        name, pretrained=False, num_classes=options.classes, in_chans=options.in_chans, img_size=size
+    )
+    return module
+
+
+def _torchvision_network(name: str, options: Options) -> nn.Module:
+    from torchvision.models import get_model_builder
+
+    given: dict[str, Any] = {"num_classes": options.classes}
+    given["image_size"] = options.img_size if name.startswith("vit_") else None
+    module: nn.Module = get_model_builder(name)(
+        weights=None, **{key: value for key, value in given.items() if value is not None}
+    )
+    return module
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Random numbers of torch and Python from ``seed`` inside; their generators go on outside as if nothing had been."""
+    import torch
+
+    state = random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(state)
+
+
+def require_memory(what: str, needed: int, reserved: int = 0) -> None:
+    """Refuse what does not fit into the memory that is free.
+
+    Raises:
+        InputError: ``needed`` and ``reserved`` bytes are more than that.
+    """
+    free = free_memory()
+    if needed + reserved > free:
+        beside = f" and {reserved / 2**30:.1f} GiB for its source" if reserved else ""
+        raise InputError(
+            f"{what} needs {needed / 2**30:.1f} GiB of memory{beside}, and {free / 2**30:.1f} GiB are free: take a smaller "
+            "network, or a machine with more memory"
+        )
+
+
+def free_memory() -> int:
+    """Bytes of memory that this process can still use, as the system or its control group allows."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    with suppress(OSError, ValueError):  # no control group, or one without a limit ("max")
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return free

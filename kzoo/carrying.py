@@ -1,0 +1,145 @@
+"""Carry trained weights into a network: ``kzoo.transfer``, ``kzoo.initialize``, ``kzoo.param_groups``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from kzoo.building import build_network, network_spec
+from kzoo.errors import InputError
+from kzoo.facade import Registry, open_zoo
+from kzoo.methods.plan import Plan, read_plan
+from kzoo.methods.surgery import Body, body, module_body
+from kzoo.methods.transfers import TransferReport, carry_out, make_plan, read_parameters
+from kzoo.search import search
+from kzoo.sources import Options, is_torch_module
+from kzoo.weights import TrainedNetwork, open_trained
+
+#: Where a module keeps what was carried into it: the report, and the share of each parameter.
+_REPORT, _SHARES = "kzoo_transfer", "kzoo_shares"
+_NOTHING = "nothing was carried into this module by kzoo.transfer or kzoo.initialize: do that first"
+
+
+def transfer(
+    source: str | Path | nn.Module,
+    target: str | nn.Module,
+    method: str = "dpiat",
+    *,
+    classes: int | None = None,
+    in_chans: int | None = None,
+    img_size: int | None = None,
+    seed: int = 0,
+    plan: Plan | Path | str | None = None,
+    trust_code: bool = False,
+    registry: Registry = None,
+    **parameters: Any,
+) -> nn.Module:
+    """The target with the weights of ``source`` carried over; a module is changed in place and returned.
+
+    ``source`` is a torch module, a safetensors file or a folder that holds one, or ``local:NAME``. A target that a
+    string names is built with ``classes``, ``in_chans`` and ``img_size``, and initialised from ``seed``. ``parameters``
+    are the method's (`kzoo.methods.dpiat.DpiatParameters`): ``variant="paper"``, ``operator="full"`` and so on. ``plan``
+    is carried out in place of the method's own. `report` tells what came from where.
+
+    Raises:
+        InputError: a network is unknown or has no weights here, weights cannot be used (NaN, quantised), a parameter is
+            unknown, or the target does not fit into memory. The target is unchanged then.
+    """
+    chosen = read_parameters(method, parameters)
+    trained = open_trained(source, lambda: open_zoo(registry), trust_code)
+    options = Options(classes, in_chans, img_size)
+    if is_torch_module(target):
+        if options != Options():
+            raise InputError("classes, in_chans and img_size change a named network only: build your own with them")
+        module, name = target, type(target).__name__
+    else:
+        spec = network_spec(str(target), lambda: open_zoo(registry), options)
+        module, name = build_network(spec, lambda: open_zoo(registry), seed, trust_code), str(spec)
+    ours = module_body(module)
+    theirs = source_body(trained)
+    steps = plan if isinstance(plan, Plan) else read_plan(Path(plan)) if plan is not None else None
+    steps = steps or make_plan(theirs, ours, method, chosen, (trained.name, name))
+    told = carry_out(steps, theirs, ours, chosen)
+    remember(module, told.shares, told)
+    return module
+
+
+def source_body(trained: TrainedNetwork) -> Body:
+    """A trained network to operate with."""
+    return body(trained.architecture, trained.tensors)
+
+
+def initialize(
+    target: str | nn.Module,
+    source: str | Path | nn.Module | None = None,
+    *,
+    classes: int | None = None,
+    in_chans: int | None = None,
+    img_size: int | None = None,
+    seed: int = 0,
+    registry: Registry = None,
+) -> nn.Module:
+    """The target with the best source carried over: the most similar model whose weights are on this machine.
+
+    ``source`` takes the place of that search. Otherwise as `transfer` with its defaults.
+
+    Raises:
+        InputError: as `transfer`, or no model of one's own registries is similar at all.
+    """
+    from kzoo.facade import architecture
+
+    zoo = open_zoo(registry)
+    if source is None:
+        own = [model.id for model in zoo.models.values() if model.library == "local"]
+        if not own:
+            raise InputError(
+                "no trained model is on this machine: 'kzoo add' one, or give a source (the path of a safetensors file)"
+            )
+        wanted = architecture(target, classes=classes, in_chans=in_chans, img_size=img_size, registry=zoo)
+        ranked = search(zoo, wanted, len(zoo.models), "symmetric", None, True)
+        source = next(row.model for row in ranked if row.model in own)
+    return transfer(source, target, classes=classes, in_chans=in_chans, img_size=img_size, seed=seed, registry=zoo)
+
+
+def report(module: nn.Module) -> TransferReport:
+    """What was carried into a module.
+
+    Raises:
+        InputError: nothing was, as far as kzoo knows.
+    """
+    found = getattr(module, _REPORT, None)
+    if not isinstance(found, TransferReport):
+        raise InputError(_NOTHING)
+    return found
+
+
+def remember(module: nn.Module, shares: Mapping[str, float], told: TransferReport | None = None) -> None:
+    """Keep with a module which share of each of its parameters was carried into it, and the report of that."""
+    setattr(module, _SHARES, dict(shares))
+    if told is not None:
+        setattr(module, _REPORT, told)
+
+
+def param_groups(module: nn.Module, threshold: float = 0.5) -> list[dict[str, Any]]:
+    """Two parameter groups for an optimiser, ``transferred`` and ``random``, so that each can have its own rate.
+
+    A parameter counts as transferred where at least ``threshold`` of its entries were overwritten. Each group is a
+    dict of ``name`` and ``params``; ``param_names`` are the parameters' names.
+
+    Raises:
+        InputError: nothing was carried into this module.
+    """
+    shares = getattr(module, _SHARES, None)
+    if not isinstance(shares, dict):
+        raise InputError(_NOTHING)
+    groups: dict[str, dict[str, Any]] = {
+        name: {"name": name, "params": [], "param_names": []} for name in ("transferred", "random")
+    }
+    for key, parameter in module.named_parameters():
+        group = groups["transferred" if shares.get(key, 0.0) >= threshold else "random"]
+        group["params"].append(parameter)
+        group["param_names"].append(key)
+    return list(groups.values())

@@ -1,0 +1,96 @@
+"""How the entries of one weight are laid over those of another: DPIAT's transfer operators (notes, section 1.6).
+
+An operator decides per axis which source entries are taken and where in the target they go. ``clip`` is the paper's;
+``full`` and ``magnitude`` are ablations of its code, rebuilt from their descriptions. A bias takes the choice of its
+weight's output axis, so that a channel keeps its own; the paper's code, which looks at weight and bias one by one, gives
+the same for ``clip``.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Operator = Literal["clip", "full", "magnitude"]
+OPERATORS: tuple[Operator, ...] = get_args(Operator)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """One axis: ``source`` picks entries (a range, or indices in order), ``target`` is the range that they fill."""
+
+    source: slice | Tensor
+    target: slice
+
+
+def centred(source: int, target: int) -> Placement:
+    """Centre crop or centre paste of an axis of ``source`` entries to one of ``target``: offsets are rounded down."""
+    overlap = min(source, target)
+    theirs, ours = (source - overlap) // 2, (target - overlap) // 2
+    return Placement(slice(theirs, theirs + overlap), slice(ours, ours + overlap))
+
+
+def evenly(source: int, target: int) -> Placement:
+    """Entries at even distances where the axis shrinks: the uniform selection of weight selection (arXiv 2311.18823)."""
+    if source <= target:
+        return Placement(slice(0, source), slice(0, source))
+    return Placement(torch.arange(target) * source // target, slice(0, target))
+
+
+def axis_placements(
+    operator: Operator, weight: Tensor, shape: tuple[int, ...], channels: tuple[int, ...], seed: int, name: str
+) -> tuple[Placement, ...]:
+    """The placement of every axis of ``weight`` in a target of ``shape``.
+
+    ``channels`` are the axes of channels or features, the others are spatial. ``seed`` and the target's ``name`` decide
+    what ``full`` draws.
+    """
+    if operator == "magnitude":
+        return tuple(
+            _largest(weight, axis, size) if axis in channels else centred(weight.shape[axis], size)
+            for axis, size in enumerate(shape)
+        )
+    if operator == "full":
+        generator = torch.Generator().manual_seed(seed ^ zlib.crc32(name.encode()))
+        return tuple(_filled(theirs, ours, generator) for theirs, ours in zip(weight.shape, shape, strict=True))
+    return tuple(centred(theirs, ours) for theirs, ours in zip(weight.shape, shape, strict=True))
+
+
+def _largest(weight: Tensor, axis: int, size: int) -> Placement:
+    """The ``size`` channels with the largest sum of magnitudes, in their order; all, from the start, where it grows."""
+    theirs = weight.shape[axis]
+    if size >= theirs:
+        return Placement(slice(0, theirs), slice(0, theirs))
+    others = [other for other in range(weight.ndim) if other != axis]
+    # In double precision the order does not depend on how many threads add; torch sums over no axes as over all.
+    magnitudes = weight.double().abs()
+    magnitudes = magnitudes.sum(others) if others else magnitudes
+    kept = torch.argsort(magnitudes, descending=True, stable=True)[:size]
+    return Placement(kept.sort().values, slice(0, size))
+
+
+def _filled(source: int, target: int, generator: torch.Generator) -> Placement:
+    """Every target entry gets one: the source in the centre, random source entries on both sides of it."""
+    if target <= source:
+        return centred(source, target)
+    indices = torch.randint(source, (target,), generator=generator)
+    indices[centred(source, target).target] = torch.arange(source)
+    return Placement(indices, slice(0, target))
+
+
+def lay(source: Tensor, target: Tensor, placements: tuple[Placement, ...], factor: float = 1.0) -> Tensor:
+    """Write the chosen entries of ``source``, times ``factor``, into ``target`` in place; returns what was taken."""
+    taken = source[tuple(place.source if isinstance(place.source, slice) else slice(None) for place in placements)]
+    for axis, place in enumerate(placements):
+        if not isinstance(place.source, slice):
+            taken = taken.index_select(axis, place.source.to(taken.device))
+    there = target[tuple(place.target for place in placements)]
+    if factor == 1.0:
+        there.copy_(taken)
+    else:
+        there.copy_(taken * factor)
+    return taken

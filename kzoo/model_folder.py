@@ -1,0 +1,123 @@
+"""A model as a folder: ``model.safetensors``, ``config.json`` in timm's layout, ``recipe.yaml`` and a card.
+
+timm loads such a folder of a timm network by itself: ``timm.create_model("local-dir:DIR", pretrained=True)``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from kzoo.building import NetworkSpec, build_network
+from kzoo.errors import InputError
+from kzoo.facade import Registry, open_zoo
+from kzoo.readers.files import read_weights_file
+from kzoo.readers.safetensors import parse_object, read_bounded
+from kzoo.sources import Options
+
+WEIGHTS, CONFIG, RECIPE, CARD = "model.safetensors", "config.json", "recipe.yaml", "README.md"
+_MOST_CONFIG = 5_000_000
+# What timm knows of the checkpoint that an architecture has by default; these weights are others.
+_OF_OTHER_WEIGHTS = (
+    "tag", "license", "paper_ids", "paper_name", "origin_url", "notes", "description", "label_names", "label_descriptions",
+    "label_offset", "url", "hf_hub_id", "hf_hub_filename", "file", "source",
+)  # fmt: skip
+
+
+def write_weights(module: nn.Module, path: Path) -> None:
+    """Write a module's tensors as a safetensors file whose only metadata is the format, so that its bytes are the same.
+
+    Tensors that are one in the module are written once for each name, as loaders without the module expect.
+    """
+    seen: set[int] = set()
+    tensors: dict[str, Tensor] = {}
+    for key, tensor in module.state_dict().items():
+        stored = tensor.detach().cpu().contiguous()
+        # safetensors refuses tensors that share memory.
+        tensors[key] = stored.clone() if stored.data_ptr() in seen and stored.numel() else stored
+        seen.add(stored.data_ptr())
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def network_config(module: nn.Module, spec: NetworkSpec, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``config.json`` holds: how to build the network, and under ``kzoo`` how its weights came to be."""
+    if spec.library == "timm":
+        config = _timm_config(module)
+    else:
+        args = {"num_classes": spec.options.classes, "image_size": spec.options.img_size}
+        config = {
+            "library_name": spec.library,
+            "architecture": spec.name if spec.library != "py" else str(spec),
+            "model_args": {key: value for key, value in args.items() if value is not None},
+        }
+    return config | {"kzoo": dict(extra)}
+
+
+def _timm_config(module: nn.Module) -> dict[str, Any]:
+    import tempfile
+
+    from timm.models._hub import save_config_for_hf
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / CONFIG
+        save_config_for_hf(module, str(path))
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    own = {key: value for key, value in config["pretrained_cfg"].items() if key not in _OF_OTHER_WEIGHTS}
+    labels = ("label_names", "label_descriptions")
+    config = {key: value for key, value in config.items() if key not in labels}
+    return config | {"library_name": "timm", "pretrained_cfg": own}
+
+
+def load(folder: str | Path, *, trust_code: bool = False, registry: Registry = None) -> nn.Module:
+    """The network of a model folder, in evaluation mode; `kzoo.report` and `kzoo.param_groups` know what was carried.
+
+    Raises:
+        InputError: it is no such folder, its network is unknown, or its weights are not those of the network.
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"{folder} is no model folder: expected {CONFIG} and {WEIGHTS} in it")
+    config = parse_object(read_bounded(folder / CONFIG, _MOST_CONFIG), f"{folder / CONFIG} cannot be used", _MOST_CONFIG)
+    read_weights_file(folder / WEIGHTS)
+    module = _rebuilt(folder, config, trust_code, registry)
+    try:
+        module.load_state_dict(load_file(folder / WEIGHTS))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{folder / WEIGHTS} does not fit the network of its config.json: {reason:.300}") from None
+    _remember(module, config.get("kzoo"))
+    return module.eval()
+
+
+def _rebuilt(folder: Path, config: Mapping[str, Any], trust_code: bool, registry: Registry) -> nn.Module:
+    library, name = config.get("library_name", "timm"), config.get("architecture")
+    args = config.get("model_args", {})
+    if library not in ("timm", "torchvision", "py") or not isinstance(name, str) or not isinstance(args, dict):
+        raise InputError(f"{folder / CONFIG} names no network that kzoo can build: expected one of timm or torchvision")
+    if library == "timm":
+        import timm
+
+        try:
+            with torch.random.fork_rng(devices=[]):
+                module: nn.Module = timm.create_model(name, **{"num_classes": config.get("num_classes")} | args)
+        except Exception as error:  # constructors raise what they like
+            reason = " ".join(str(error).split())
+            raise InputError(f"{folder / CONFIG} names timm:{name}, which cannot be built: {reason:.200}") from None
+        return module
+    options = Options(classes=args.get("num_classes"), img_size=args.get("image_size"))
+    spec = NetworkSpec(library, name.removeprefix("py:"), options)
+    return build_network(spec, lambda: open_zoo(registry), trust_code=trust_code)
+
+
+def _remember(module: nn.Module, told: object) -> None:
+    from kzoo.carrying import remember
+
+    shares = told.get("transferred") if isinstance(told, dict) else None
+    if isinstance(shares, dict) and all(isinstance(share, (int, float)) for share in shares.values()):
+        remember(module, {key: float(share) for key, share in shares.items()})

@@ -1,0 +1,182 @@
+"""A recipe: the YAML file that fully determines a result, and how the result is made from it.
+
+Sources with their sha256, the target with its initial seed, the method with its parameters, data and training where
+there are any, threads. The same recipe gives the same bytes on one class of machine.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+import kzoo
+from kzoo.errors import CheckFailed, InputError, KzooWarning
+from kzoo.plain_yaml import read_plain
+from kzoo.readers.safetensors import read_bounded
+from kzoo.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from kzoo.training.tasks import Task
+
+_MOST_BYTES = 1_000_000
+_SHA256 = r"^[0-9a-f]{64}$"
+_VERSION = 1
+_LIBRARIES = ("torch", "torchvision", "timm")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class SourceSection(_Section):
+    """A trained network: where its weights are, seen from the recipe's folder, and what they are."""
+
+    path: str = Field(min_length=1, description="A safetensors file or a folder that holds one; or local:NAME, py:...")
+    sha256: str = Field(pattern=_SHA256, description="Of the weights")
+
+
+class TargetSection(_Section):
+    """The network to initialise, and the seed of its fresh weights."""
+
+    model: str = Field(min_length=1, description="timm:NAME, torchvision:NAME or py:package.module:factory")
+    classes: int | None = Field(None, ge=0)
+    in_chans: int | None = Field(None, ge=1)
+    img_size: int | None = Field(None, ge=1)
+    seed: int = Field(0, ge=0, lt=2**63)
+
+
+class DataSection(_Section):
+    """Images by the name of their task; see `kzoo.training.data.load_task`."""
+
+    task: str = Field(min_length=1)
+    train: int | None = Field(None, ge=1, description="So many training images")
+    test: int | None = Field(None, ge=1, description="So many test images")
+    size: int | None = Field(None, ge=1, description="Height and width in pixels")
+    channels: int | None = Field(None, ge=1)
+    seed: int = Field(0, ge=0)
+    root: str | None = Field(None, description="The folder of torchvision's data sets, seen from the recipe's folder")
+    fingerprint: str | None = Field(None, pattern=_SHA256, description="Of the images; checked where it is given")
+
+
+class PlanSection(_Section):
+    """A plan that is carried out in place of the method's own: a file that `kzoo transfer --plan` wrote."""
+
+    path: str = Field(min_length=1)
+    sha256: str = Field(pattern=_SHA256)
+
+
+class Recipe(_Section):
+    """Everything that determines a result."""
+
+    kzoo_recipe: int = Field(_VERSION, ge=_VERSION, le=_VERSION)
+    sources: list[SourceSection] = Field(default=[])
+    target: TargetSection
+    method: str = "dpiat"
+    parameters: dict[str, Any] = Field(default={})
+    plan: PlanSection | None = None
+    recalibrate: DataSection | None = Field(None, description="Unlabelled images for batch normalisation's statistics")
+    data: DataSection | None = Field(None, description="What to train and test on")
+    training: TrainingSettings | None = None
+    threads: int | None = Field(None, ge=1, le=1024)
+    versions: dict[str, str] = Field(default={}, description="Of the libraries that made the result; for people")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what determines the result: all but where files are and the versions that people are told."""
+        data = self.model_dump(exclude={"versions"})
+        for section in (*data["sources"], data["plan"], data["data"], data["recalibrate"]):
+            if section is not None:
+                section.pop("path", None)
+                section.pop("root", None)
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in a file.
+
+    Raises:
+        InputError: it cannot be read, is no plain YAML, or a field is missing, unknown or wrong: with its line.
+    """
+    text = read_bounded(path, _MOST_BYTES).decode("utf-8", errors="replace")
+    plain = read_plain(text)
+    if plain.blemishes:
+        blemish = plain.blemishes[0]
+        raise InputError(f"{path}:{blemish.line}: {blemish.problem}")
+    if not isinstance(plain.data, dict):
+        raise InputError(f"{path} is no recipe: expected fields such as sources, target and method")
+    try:
+        return Recipe.model_validate(plain.data)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        keys = tuple(fault["loc"])
+        raise InputError(f"{path}:{plain.line(keys)}: {_spell(keys, fault)}") from None
+
+
+def _spell(keys: tuple[int | str, ...], fault: Any) -> str:
+    field = ".".join(map(str, keys))
+    if fault["type"] == "extra_forbidden":
+        section = _section_at(keys[:-1])
+        near = difflib.get_close_matches(str(keys[-1]), section, n=3, cutoff=0.0)
+        return f"{field} is no field of a recipe; nearest: {', '.join(near)}"
+    if fault["type"] == "missing":
+        return f"{field} is missing"
+    return f"{field}: {fault['msg']}, found {fault['input']!r:.60}"
+
+
+def _section_at(keys: tuple[int | str, ...]) -> list[str]:
+    sections: dict[str, type[BaseModel]] = {
+        "sources": SourceSection,
+        "target": TargetSection,
+        "plan": PlanSection,
+        "recalibrate": DataSection,
+        "data": DataSection,
+        "training": TrainingSettings,
+    }
+    return list(sections.get(str(keys[0]) if keys else "", Recipe).model_fields)
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """A recipe as YAML; what has its default is left out."""
+    data = recipe.model_dump(exclude_defaults=True)
+    data = {"kzoo_recipe": _VERSION} | data
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
+
+
+def library_versions() -> dict[str, str]:
+    """The versions of kzoo and of the libraries that decide its results."""
+    return {"kzoo": kzoo.__version__} | {name: version(name).partition("+")[0] for name in _LIBRARIES}
+
+
+def moved(recipe: Recipe, old: Path, new: Path) -> Recipe:
+    """The recipe as it reads in another folder: relative paths lead to the same files."""
+
+    def path_from(text: str) -> str:
+        if ":" in text.partition("/")[0]:  # local:NAME, py:module:factory
+            return text
+        return Path(os.path.relpath(old / text, new)).as_posix()
+
+    changes: dict[str, Any] = {
+        "sources": [source.model_copy(update={"path": path_from(source.path)}) for source in recipe.sources]
+    }
+    if recipe.plan is not None:
+        changes["plan"] = recipe.plan.model_copy(update={"path": path_from(recipe.plan.path)})
+    for name in ("data", "recalibrate"):
+        section = getattr(recipe, name)
+        if section is not None:
+            update = {"root": path_from(section.root)} if section.root is not None else {}
+            task = section.task
+            if task.startswith("imagefolder:"):
+                update["task"] = "imagefolder:" + path_from(task.removeprefix("imagefolder:"))
+            changes[name] = section.model_copy(update=update)
+    return recipe.model_copy(update=changes)

@@ -1,0 +1,116 @@
+"""Trained networks on this machine: their architecture and their tensors, of a file, a folder or a torch module."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kzoo.errors import InputError, KzooWarning
+from kzoo.layers import Architecture
+from kzoo.local import weights_sha256
+from kzoo.readers.files import WeightsFile, looks_like_path, read_weights_file
+from kzoo.readers.libraries import LOCAL
+from kzoo.refine import as_claimed, identify
+from kzoo.sources import is_torch_module, python_module
+from kzoo.zoo import Model, Zoo
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A network with weights: what people call it, its architecture, its tensors by the architecture's names.
+
+    ``shards`` are the files that hold them, none for a module in memory; ``model`` is the registry's checkpoint, where
+    it is one.
+    """
+
+    name: str
+    architecture: Architecture
+    tensors: Mapping[str, Tensor]
+    shards: tuple[Path, ...] = ()
+    model: Model | None = None
+
+    @cached_property
+    def sha256(self) -> str | None:
+        """SHA-256 of the file, or of the list of shards as `kzoo.local.weights_sha256` makes it; None without files."""
+        return weights_sha256(self.shards, lambda _what, _done: None) if self.shards else None
+
+
+def open_trained(source: str | Path | nn.Module, zoo: Callable[[], Zoo], trust_code: bool = False) -> TrainedNetwork:
+    """A network with weights that are on this machine.
+
+    ``source`` is a torch module, a safetensors file or a folder that holds one, ``local:NAME`` or the id of a model of
+    one's own registry, or ``py:package.module:factory`` (with ``trust_code``). Tensors of files are mapped into memory
+    and read when they are used.
+
+    Raises:
+        InputError: it names nothing, or a network of which there are no weights here, or the file is faulty.
+    """
+    if is_torch_module(source):
+        return _of_module(source, type(source).__name__)
+    text = str(source)
+    if text.startswith("py:"):
+        return _of_module(python_module(text.removeprefix("py:"), trust_code), text)
+    model = _model(text, zoo)
+    if model is not None and model.library == LOCAL:
+        path = model.entry.index.path.parent / str(model.fields["path"])
+        return _of_file(read_weights_file(path), text, zoo(), model)
+    if model is None and zoo().named(text) is None and looks_like_path(text):
+        return _of_file(read_weights_file(Path(text)), text, zoo())
+    if model is None and zoo().named(text) is None:
+        raise InputError(
+            f"{text!r} names no trained network: expected the path of a safetensors file or of a folder that holds one, or "
+            f"local:NAME; nearest: {', '.join(zoo().nearest(text))}"
+        )
+    raise InputError(
+        f"{text} names a network, but its weights are not on this machine: save them as a safetensors file "
+        "(safetensors.torch.save_file) and give its path, or 'kzoo add' it and give local:NAME"
+    )
+
+
+def _model(text: str, zoo: Callable[[], Zoo]) -> Model | None:
+    named = zoo().named(text)
+    if named is None or named[0].library != LOCAL:
+        return None
+    entry, tag = named
+    models = (model for model in zoo().models.values() if model.entry is entry and tag in ("", model.tag))
+    return next(models, None)
+
+
+def _of_module(module: nn.Module, name: str) -> TrainedNetwork:
+    from kzoo.readers.module import module_architecture
+
+    architecture = module_architecture(module, name)
+    tensors = module.state_dict()
+    missing = next((key for key, tensor in tensors.items() if tensor.is_meta), None)
+    if missing is not None:
+        raise InputError(
+            f"{name} has no weights: its tensor {missing} lies on the meta device; load a checkpoint first"
+        )
+    return TrainedNetwork(name, architecture, tensors)
+
+
+def _of_file(file: WeightsFile, name: str, zoo: Zoo, model: Model | None = None) -> TrainedNetwork:
+    from safetensors.torch import load_file
+
+    submodule = model.fields.get("submodule") if model else None
+    approximate = file.architecture(submodule)
+    exact = as_claimed(zoo, approximate, file.claims) if submodule is None else None
+    architecture = exact or identify(zoo, approximate) or approximate
+    if architecture.approximate:
+        warnings.warn(
+            f"{file.path} is no network that kzoo knows, so the order of its layers is a guess from their names",
+            KzooWarning,
+            stacklevel=3,
+        )
+    stored: dict[str, Tensor] = {}
+    for shard in file.shards:
+        stored |= load_file(shard)
+    tensors = {ours: stored[key] for ours, key in file.names(submodule).items()}
+    return TrainedNetwork(name, architecture, tensors, file.shards, model)
