@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from kzoo.errors import CheckFailed, InputError, KzooError, WorldError
     from kzoo.facade import architecture, match, recommend, similarity
     from kzoo.layers import Architecture, Layer
+    from kzoo.model_folder import load
     from kzoo.search import Filters
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "__version__",
     "architecture",
     "initialize",
+    "load",
     "match",
     "param_groups",
     "recommend",
@@ -45,6 +47,7 @@ _HOMES = {
     "recommend": "kzoo.facade",
     "similarity": "kzoo.facade",
     "initialize": "kzoo.carrying",
+    "load": "kzoo.model_folder",
     "param_groups": "kzoo.carrying",
     "report": "kzoo.carrying",
     "transfer": "kzoo.carrying",

@@ -6,6 +6,8 @@ timm loads such a folder of a timm network by itself: ``timm.create_model("local
 from __future__ import annotations
 
 import json
+import logging
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,11 @@ def write_weights(module: nn.Module, path: Path) -> None:
         # safetensors refuses tensors that share memory.
         tensors[key] = stored.clone() if stored.data_ptr() in seen and stored.numel() else stored
         seen.add(stored.data_ptr())
+    # save_file leaves a file that only its owner may read.
+    path.write_bytes(b"")
+    mode = path.stat().st_mode
     save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(mode)
 
 
 def network_config(module: nn.Module, spec: NetworkSpec, extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,13 +66,18 @@ def network_config(module: nn.Module, spec: NetworkSpec, extra: Mapping[str, Any
 
 
 def _timm_config(module: nn.Module) -> dict[str, Any]:
-    import tempfile
-
     from timm.models._hub import save_config_for_hf
 
+    # timm logs that it takes the mean of its statistics for other input channels, which is what we want.
+    logger = logging.getLogger("timm")
+    level = logger.level
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / CONFIG
-        save_config_for_hf(module, str(path))
+        logger.setLevel(logging.ERROR)
+        try:
+            save_config_for_hf(module, str(path))
+        finally:
+            logger.setLevel(level)
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     own = {key: value for key, value in config["pretrained_cfg"].items() if key not in _OF_OTHER_WEIGHTS}
     labels = ("label_names", "label_descriptions")
@@ -83,7 +94,9 @@ def load(folder: str | Path, *, trust_code: bool = False, registry: Registry = N
     folder = Path(folder)
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder} is no model folder: expected {CONFIG} and {WEIGHTS} in it")
-    config = parse_object(read_bounded(folder / CONFIG, _MOST_CONFIG), f"{folder / CONFIG} cannot be used", _MOST_CONFIG)
+    config = parse_object(
+        read_bounded(folder / CONFIG, _MOST_CONFIG), f"{folder / CONFIG} cannot be used", _MOST_CONFIG
+    )
     read_weights_file(folder / WEIGHTS)
     module = _rebuilt(folder, config, trust_code, registry)
     try:
@@ -105,7 +118,8 @@ def _rebuilt(folder: Path, config: Mapping[str, Any], trust_code: bool, registry
 
         try:
             with torch.random.fork_rng(devices=[]):
-                module: nn.Module = timm.create_model(name, **{"num_classes": config.get("num_classes")} | args)
+                given: dict[str, Any] = {"num_classes": config.get("num_classes")} | args
+                module: nn.Module = timm.create_model(name, **given)
         except Exception as error:  # constructors raise what they like
             reason = " ".join(str(error).split())
             raise InputError(f"{folder / CONFIG} names timm:{name}, which cannot be built: {reason:.200}") from None

@@ -10,24 +10,18 @@ import difflib
 import hashlib
 import json
 import os
-import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import kzoo
-from kzoo.errors import CheckFailed, InputError, KzooWarning
+from kzoo.errors import InputError
 from kzoo.plain_yaml import read_plain
 from kzoo.readers.safetensors import read_bounded
 from kzoo.training.settings import TrainingSettings
-
-if TYPE_CHECKING:
-    from kzoo.training.tasks import Task
 
 _MOST_BYTES = 1_000_000
 _SHA256 = r"^[0-9a-f]{64}$"
@@ -50,23 +44,27 @@ class TargetSection(_Section):
     """The network to initialise, and the seed of its fresh weights."""
 
     model: str = Field(min_length=1, description="timm:NAME, torchvision:NAME or py:package.module:factory")
-    classes: int | None = Field(None, ge=0)
-    in_chans: int | None = Field(None, ge=1)
-    img_size: int | None = Field(None, ge=1)
-    seed: int = Field(0, ge=0, lt=2**63)
+    classes: int | None = Field(default=None, ge=0)
+    in_chans: int | None = Field(default=None, ge=1)
+    img_size: int | None = Field(default=None, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**63)
 
 
 class DataSection(_Section):
     """Images by the name of their task; see `kzoo.training.data.load_task`."""
 
     task: str = Field(min_length=1)
-    train: int | None = Field(None, ge=1, description="So many training images")
-    test: int | None = Field(None, ge=1, description="So many test images")
-    size: int | None = Field(None, ge=1, description="Height and width in pixels")
-    channels: int | None = Field(None, ge=1)
-    seed: int = Field(0, ge=0)
-    root: str | None = Field(None, description="The folder of torchvision's data sets, seen from the recipe's folder")
-    fingerprint: str | None = Field(None, pattern=_SHA256, description="Of the images; checked where it is given")
+    train: int | None = Field(default=None, ge=1, description="So many training images")
+    test: int | None = Field(default=None, ge=1, description="So many test images")
+    size: int | None = Field(default=None, ge=1, description="Height and width in pixels")
+    channels: int | None = Field(default=None, ge=1)
+    seed: int = Field(default=0, ge=0)
+    root: str | None = Field(
+        default=None, description="The folder of torchvision's data sets, seen from the recipe's folder"
+    )
+    fingerprint: str | None = Field(
+        default=None, pattern=_SHA256, description="Of the images; checked where it is given"
+    )
 
 
 class PlanSection(_Section):
@@ -79,16 +77,18 @@ class PlanSection(_Section):
 class Recipe(_Section):
     """Everything that determines a result."""
 
-    kzoo_recipe: int = Field(_VERSION, ge=_VERSION, le=_VERSION)
+    kzoo_recipe: int = Field(default=_VERSION, ge=_VERSION, le=_VERSION)
     sources: list[SourceSection] = Field(default=[])
     target: TargetSection
     method: str = "dpiat"
     parameters: dict[str, Any] = Field(default={})
     plan: PlanSection | None = None
-    recalibrate: DataSection | None = Field(None, description="Unlabelled images for batch normalisation's statistics")
-    data: DataSection | None = Field(None, description="What to train and test on")
+    recalibrate: DataSection | None = Field(
+        default=None, description="Unlabelled images for batch normalisation's statistics"
+    )
+    data: DataSection | None = Field(default=None, description="What to train and test on")
     training: TrainingSettings | None = None
-    threads: int | None = Field(None, ge=1, le=1024)
+    threads: int | None = Field(default=None, ge=1, le=1024)
     versions: dict[str, str] = Field(default={}, description="Of the libraries that made the result; for people")
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -37,9 +38,17 @@ class TrainedNetwork:
     model: Model | None = None
 
     @cached_property
-    def sha256(self) -> str | None:
-        """SHA-256 of the file, or of the list of shards as `kzoo.local.weights_sha256` makes it; None without files."""
-        return weights_sha256(self.shards, lambda _what, _done: None) if self.shards else None
+    def sha256(self) -> str:
+        """SHA-256 of the file, or of the list of shards as `kzoo.local.weights_sha256` makes it.
+
+        Of a module in memory, that of the safetensors file that it would be.
+        """
+        if self.shards:
+            return weights_sha256(self.shards, lambda _what, _done: None)
+        from safetensors.torch import save
+
+        contents = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in self.tensors.items()}
+        return hashlib.sha256(save(contents)).hexdigest()
 
 
 def open_trained(source: str | Path | nn.Module, zoo: Callable[[], Zoo], trust_code: bool = False) -> TrainedNetwork:

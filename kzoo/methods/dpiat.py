@@ -3,8 +3,9 @@
 Standardization, matching and operator are choices of their own, as in the authors' code (notes, section 1). The variant
 ``paper`` is what that code does. ``full_state``, ours, also carries the layers that it leaves out (LayerNorm, GroupNorm,
 embeddings, packed attention projections, layer scale and other raw parameters), the running statistics of batch
-normalisation, rescales weights whose fan-in changes, fits input channels and positions with timm's functions, and
-leaves the classifier alone where the classes are others.
+normalisation, keeps the variance of outputs whose fan-in changes (cropped weights are rescaled; inputs that the source
+does not have start with zero weights in carried rows), fits input channels and positions with timm's functions, and leaves
+the classifier alone where the classes are others.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class DpiatParameters(BaseModel):
     statistics: bool | None = Field(default=None, description="Carry the running statistics of batch normalisation")
     packed: bool | None = Field(default=None, description="Treat query, key and value in one matrix as three")
     rescale: bool | None = Field(default=None, description="Keep output variance where fan-in was cropped or padded")
-    border: Border = Field(default="random", description="Weights of inputs that the source does not have")
+    border: Border | None = Field(default=None, description="Weights of inputs that the source does not have")
     adapt: bool | None = Field(default=None, description="Fit input channels and positions by timm's functions")
     head: bool | None = Field(
         default=None, description="Give a classifier only what a classifier of as many classes has"
@@ -48,7 +49,8 @@ class DpiatParameters(BaseModel):
         if value is not None:
             return value
         full_state = self.variant == "full_state"
-        return ("extended" if full_state else "paper") if name == "kinds" else full_state
+        in_words = {"kinds": ("paper", "extended"), "border": ("random", "zero")}
+        return in_words.get(name, (False, True))[full_state]
 
 
 def steps(source: Body, target: Body, parameters: DpiatParameters) -> list[Step]:
@@ -87,7 +89,7 @@ def choices(parameters: DpiatParameters) -> Choices:
         statistics=parameters.chosen("statistics"),
         packed=parameters.chosen("packed"),
         rescale=parameters.chosen("rescale"),
-        border=parameters.border,
+        border=parameters.chosen("border"),
         adapt=parameters.chosen("adapt"),
         seed=parameters.seed,
     )

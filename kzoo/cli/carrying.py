@@ -1,0 +1,245 @@
+"""``kzoo transfer`` and ``kzoo run``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kzoo.cli.common import Progress, as_json, complete_network, hint, open_zoo, print_json, print_table
+from kzoo.errors import InputError
+
+if TYPE_CHECKING:
+    from kzoo.methods.surgery import PartReport
+    from kzoo.methods.transfers import TransferReport
+    from kzoo.recipe import Recipe
+    from kzoo.running import Result, Surroundings
+
+_METHODS = ("dpiat", "by_name", "weight_selection", "random")
+_OUT = click.Path(path_type=Path)
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  kzoo transfer resnet34.safetensors timm:resnet18 --classes 10 --out start\n"
+    "  kzoo transfer resnet34.safetensors timm:resnet50 --variant paper --out start\n"
+    "  kzoo transfer resnet34.safetensors timm:resnet50 --plan plan.json\n"
+    "  kzoo transfer resnet34.safetensors timm:resnet50 --from-plan plan.json --out start"
+)
+@click.argument("source", shell_complete=complete_network)
+@click.argument("target", shell_complete=complete_network)
+@click.option(
+    "--method", type=click.Choice(_METHODS), default="dpiat", show_default=True, help="How weights are carried."
+)
+@click.option(
+    "--variant",
+    type=click.Choice(["full_state", "paper"]),
+    help="dpiat: the paper's method, or with everything that a network holds (full_state, which is the default).",
+)
+@click.option("--standardization", type=click.Choice(["blocks", "flat"]), help="dpiat: match blocks, or single layers.")
+@click.option("--matching", type=click.Choice(["dp", "flat", "random"]), help="dpiat: how layers are matched.")
+@click.option("--operator", type=click.Choice(["clip", "full", "magnitude"]), help="dpiat: how weights are laid.")
+@click.option(
+    "-p", "--parameter", "more", multiple=True, metavar="NAME=VALUE", help="Another parameter, such as rescale=false."
+)
+@click.option("--classes", type=int, metavar="N", help="The target's number of classes.")
+@click.option("--in-chans", type=int, metavar="N", help="The target's input channels.")
+@click.option("--img-size", type=int, metavar="N", help="The target's image size.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the target's fresh weights.")
+@click.option("--recalibrate", metavar="TASK", help="Measure batch normalisation's statistics on images of this task.")
+@click.option("--images", type=click.IntRange(min=1), default=512, show_default=True, help="So many for --recalibrate.")
+@click.option(
+    "--image-size", type=click.IntRange(min=1), help="Of these images, in pixels; without it, the task's own."
+)
+@click.option(
+    "--plan", type=_FILE, metavar="FILE", help="Write which layer receives from which into FILE, to be edited."
+)
+@click.option("--from-plan", type=_FILE, metavar="FILE", help="Carry out the plan in FILE.")
+@click.option("--out", type=_OUT, metavar="DIR", help="The new folder for the model; not needed with --plan.")
+@click.option("--force", is_flag=True, help="Replace DIR if it exists.")
+@click.option("--trust-code", is_flag=True, help="Allow py:package.module:factory, which imports and runs code.")
+@click.option("-q", "--quiet", is_flag=True, help="Do not list the layers.")
+@as_json
+@click.pass_obj
+def transfer(directory: Path | None, /, source: str, target: str, out: Path | None, **options: Any) -> None:
+    """Carry the weights of SOURCE into TARGET, and write TARGET as a model folder.
+
+    SOURCE has weights on this machine: a safetensors file, a folder that holds one, local:NAME, or
+    py:package.module:factory. TARGET is timm:NAME, torchvision:NAME, a registry id or py:package.module:factory; it is
+    initialised from --seed first.
+    """
+    from kzoo.files import require_new
+    from kzoo.methods.plan import write_plan
+    from kzoo.running import rehearse_recipe, run_recipe
+
+    if out is None and options["plan"] is None:
+        raise InputError("there is nothing to do: give --out DIR for the model, or --plan FILE for the plan")
+    if out is not None:
+        require_new(out, options["force"])
+    where = _surroundings(directory, options["trust_code"])
+    recipe = _recipe(source, target, options, where)
+    if options["plan"] is not None:
+        plan, report = rehearse_recipe(recipe, where)
+        write_plan(plan, options["plan"])
+        hint(f"The plan is in {options['plan']}.")
+        if out is None:
+            _show(report, options["as_json"], options["quiet"])
+            return
+    assert out is not None
+    result = run_recipe(recipe, where, out, options["force"])
+    assert result.report is not None
+    _show(result.report, options["as_json"], options["quiet"])
+    _tell_loading(result)
+
+
+def _surroundings(directory: Path | None, trust_code: bool, base: Path | None = None) -> Surroundings:
+    from functools import cache
+
+    from kzoo.running import Surroundings
+
+    return Surroundings(base or Path(), cache(lambda: open_zoo(directory)), trust_code, Progress())
+
+
+def _recipe(source: str, target: str, options: dict[str, Any], where: Surroundings) -> Recipe:
+    """The recipe that the command's options amount to."""
+    from kzoo.building import network_spec
+    from kzoo.local import weights_sha256
+    from kzoo.methods.transfers import read_parameters
+    from kzoo.recipe import DataSection, PlanSection, Recipe, SourceSection, TargetSection
+    from kzoo.sources import Options
+    from kzoo.weights import open_trained
+
+    method = options["method"]
+    names = ("variant", "standardization", "matching", "operator")
+    parameters = {name: options[name] for name in names if options[name] is not None}
+    parameters |= dict(_parameter(text) for text in options["more"])
+    read_parameters(method, parameters)
+    sizes = {name: options[name] for name in ("classes", "in_chans", "img_size")}
+    network_spec(target, where.zoo, Options(**sizes))
+    trained = open_trained(source, where.zoo, where.trust_code)
+    plan = options["from_plan"]
+    images = None
+    if options["recalibrate"] is not None:
+        images = DataSection(
+            task=options["recalibrate"],
+            train=options["images"],
+            size=options["image_size"],
+            channels=options["in_chans"] or 3,
+        )
+    return Recipe(
+        sources=[SourceSection(path=source, sha256=trained.sha256)],
+        target=TargetSection(model=target, seed=options["seed"], **sizes),
+        method=method,
+        parameters=parameters,
+        plan=None if plan is None else PlanSection(path=str(plan), sha256=weights_sha256([plan], lambda *_: None)),
+        recalibrate=images,
+    )
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    import yaml
+
+    name, equals, value = text.partition("=")
+    try:
+        return name, yaml.safe_load(value) if equals and name else 1 / 0
+    except (ZeroDivisionError, yaml.YAMLError):
+        raise InputError(f"parameter {text!r:.80} is not NAME=VALUE, such as rescale=false") from None
+
+
+def _show(report: TransferReport, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        print_json(report.to_dict())
+        return
+    if not quiet:
+        print_table(_rows(report.parts), ("target", "from", "shape", "written", "what"), right=("written",))
+        click.echo("")
+    random = sum(part.source is None for part in report.parts)
+    click.echo(
+        f"{report.transferred_layers} of {len(report.parts)} layers received weights, {report.overwritten:.1%} of the learned "
+        f"entries; {random} stay random."
+    )
+    if report.coverage is not None:
+        full = "" if report.coverage_full is None else f", of the variant full_state {report.coverage_full:.1%}"
+        click.echo(f"similarity {report.similarity:.4f}; coverage of the paper's clip {report.coverage:.1%}{full}")
+    click.echo(f"optimiser state: {report.optimizer}")
+    if report.warning is not None:
+        hint(f"Likely worse than a random start: {report.warning.removeprefix('uncertain: ')}.")
+
+
+def _rows(parts: Sequence[PartReport]) -> Iterator[tuple[str, ...]]:
+    """A row per part; neighbours that received nothing share one."""
+    for idle, group in groupby(parts, lambda part: part.source is None):
+        members = list(group)
+        if idle and len(members) > 1:
+            yield (
+                f"{members[0].target} ... {members[-1].target}",
+                "-",
+                "-",
+                "0%",
+                f"{len(members)} layers stay as initialised",
+            )
+            continue
+        for part in members:
+            yield part.target, part.source or "-", " x ".join(part.axes) or "-", f"{_share(part):.0%}", part.note
+
+
+def _share(part: PartReport) -> float:
+    return part.overwritten / part.entries if part.entries else 0.0
+
+
+def _tell_loading(result: Result) -> None:
+    library = result.recipe.target.model.partition(":")[0]
+    call = f'timm.create_model("local-dir:{result.folder}", pretrained=True)'
+    hint(f"Load it: {call if library.startswith('timm') else f'kzoo.load({str(result.folder)!r})'}")
+
+
+@click.command(epilog="\b\nExamples:\n  kzoo run start/recipe.yaml --out again\n  kzoo run finetune.yaml --out trained")
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--out", type=_OUT, required=True, metavar="DIR", help="The new folder for the model.")
+@click.option("--force", is_flag=True, help="Replace DIR if it exists.")
+@click.option("--trust-code", is_flag=True, help="Allow py:package.module:factory, which imports and runs code.")
+@as_json
+@click.pass_obj
+def run(directory: Path | None, /, recipe: Path, out: Path, force: bool, trust_code: bool, as_json: bool) -> None:
+    """Make what RECIPE describes: carry weights over, train, test, and write a model folder.
+
+    Sources are looked for from the recipe's folder, and must have the sha256 that it names. A training that was
+    interrupted goes on from its last epoch.
+    """
+    from kzoo.recipe import read_recipe
+    from kzoo.running import run_recipe
+
+    wanted = read_recipe(recipe)
+    result = run_recipe(wanted, _surroundings(directory, trust_code, recipe.parent), out, force)
+    if as_json:
+        report = None if result.report is None else result.report.to_dict()
+        print_json({"folder": str(out), "recipe": wanted.digest, "report": report, "metrics": result.metrics})
+        return
+    if result.report is not None:
+        _show(result.report, False, quiet=True)
+    if result.history is not None:
+        _print_history(result.history)
+    if result.metrics is not None:
+        test = result.metrics["test"]
+        click.echo(f"accuracy on {test['images']:,} test images: {test['accuracy']:.2%}")
+    _tell_loading(result)
+
+
+def _print_history(history: Any) -> None:
+    speed = {timing.epoch: f"{timing.images_per_second:.0f}" for timing in history.timings}
+    rows = [
+        (
+            epoch.epoch,
+            f"{epoch.loss:.4f}",
+            f"{epoch.accuracy:.2%}",
+            f"{epoch.test_accuracy:.2%}",
+            speed.get(epoch.epoch, "-"),
+        )
+        for epoch in history.epochs
+    ]
+    headers = ("epoch", "loss", "train", "test", "images/s")
+    print_table(rows, headers, right=headers)

@@ -1,0 +1,242 @@
+"""From a recipe to its result: build the target, carry the weights over, recalibrate, train, test, write the folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import BaseModel
+from torch import nn
+
+from kzoo.building import NetworkSpec, build_network, network_spec
+from kzoo.carrying import param_groups, remember, source_body
+from kzoo.errors import CheckFailed, InputError
+from kzoo.files import new_folder, require_new
+from kzoo.local import weights_sha256
+from kzoo.methods.plan import Plan, read_plan
+from kzoo.methods.surgery import module_body
+from kzoo.methods.transfers import TransferReport, carry_out, make_plan, read_parameters
+from kzoo.model_card import transfer_card
+from kzoo.model_folder import CARD, CONFIG, RECIPE, WEIGHTS, network_config, write_weights
+from kzoo.recipe import DataSection, PlanSection, Recipe, SourceSection, library_versions, moved, recipe_text
+from kzoo.sources import Options
+from kzoo.weights import TrainedNetwork, open_trained
+from kzoo.zoo import Zoo
+
+if TYPE_CHECKING:
+    from kzoo.training.history import History
+    from kzoo.training.tasks import Task
+
+METRICS, PLAN = "metrics.json", "plan.json"
+_RECALIBRATION_IMAGES = 512
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a recipe gave: the folder, the report of the transfer, and history and test metrics where it trains or tests."""
+
+    folder: Path
+    recipe: Recipe
+    report: TransferReport | None
+    history: History | None
+    metrics: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a recipe is run in: its folder, all known models, whether ``py:`` may run code, whom to tell of progress."""
+
+    base: Path
+    zoo: Callable[[], Zoo]
+    trust_code: bool = False
+    progress: Progress | None = None
+
+
+def run_recipe(recipe: Recipe, where: Surroundings, out: Path, force: bool = False) -> Result:
+    """Make the result of a recipe and write it into the new folder ``out``.
+
+    Raises:
+        InputError: something in the recipe cannot be used, or ``out`` exists (and ``force`` is not given).
+        CheckFailed: a file is not the one that the recipe names.
+        WorldError: the disk fails.
+    """
+    require_new(out, force)
+    parameters = read_parameters(recipe.method, recipe.parameters)
+    threads = torch.get_num_threads()
+    try:
+        if recipe.threads is not None:
+            torch.set_num_threads(recipe.threads)
+        spec, module, report, plan = _initialised(recipe, where, parameters)
+        if recipe.recalibrate is not None:
+            _recalibrate(module, recipe.recalibrate, where)
+        history, metrics = _trained(recipe, module, report, where, out)
+        recipe = recipe.model_copy(update={"versions": library_versions()})
+        result = Result(out, recipe, report, history, metrics)
+        _write(result, spec, module, plan, where.base, force)
+        return result
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _initialised(
+    recipe: Recipe, where: Surroundings, parameters: BaseModel
+) -> tuple[NetworkSpec, nn.Module, TransferReport | None, Plan | None]:
+    """The target with the source carried over, and what that did."""
+    target = recipe.target
+    options = Options(target.classes, target.in_chans, target.img_size)
+    spec = network_spec(target.model, where.zoo, options)
+    if not recipe.sources:
+        if recipe.method != "random" or recipe.plan is not None:
+            raise InputError(
+                f"the recipe has no source: method {recipe.method} needs one; without it, use method: random"
+            )
+        return spec, build_network(spec, where.zoo, target.seed, where.trust_code), None, None
+    if len(recipe.sources) > 1:
+        raise InputError(f"the recipe has {len(recipe.sources)} sources: method {recipe.method} takes one")
+    trained = _checked_source(recipe.sources[0], where)
+    reserved = sum(tensor.nbytes for tensor in trained.tensors.values())
+    module = build_network(spec, where.zoo, target.seed, where.trust_code, reserved)
+    theirs, ours = source_body(trained), module_body(module)
+    plan = None if recipe.plan is None else _checked_plan(recipe.plan, where)
+    steps = plan or make_plan(theirs, ours, recipe.method, parameters, (trained.name, str(spec)))
+    report = carry_out(steps, theirs, ours, parameters)
+    remember(module, report.shares, report)
+    return spec, module, report, plan
+
+
+def _checked_source(source: SourceSection, where: Surroundings) -> TrainedNetwork:
+    path = source.path if ":" in source.path.partition("/")[0] else str(where.base / source.path)
+    trained = open_trained(path, where.zoo, where.trust_code)
+    if trained.sha256 != source.sha256:
+        raise CheckFailed(
+            f"{source.path} has the sha256 {trained.sha256}, but the recipe was made with {source.sha256}: fetch that file, "
+            "or make a new recipe with kzoo transfer"
+        )
+    return trained
+
+
+def _checked_plan(section: PlanSection, where: Surroundings) -> Plan:
+    path = where.base / section.path
+    plan = read_plan(path)
+    if (found := weights_sha256([path], lambda _what, _done: None)) != section.sha256:
+        raise CheckFailed(f"{section.path} has the sha256 {found}, but the recipe was made with {section.sha256}")
+    return plan
+
+
+def load_data(section: DataSection, base: Path) -> Task:
+    """The images of a recipe.
+
+    Raises:
+        InputError: there is no such task, or it cannot be made so.
+        CheckFailed: they are others than the recipe names.
+    """
+    from kzoo.training.data import load_task
+
+    name = section.task
+    if name.startswith("imagefolder:"):
+        name = f"imagefolder:{base / name.removeprefix('imagefolder:')}"
+    root = None if section.root is None else base / section.root
+    options = section.model_dump(include={"train", "test", "size", "channels", "seed"})
+    task = load_task(name, **options, root=root)
+    if section.fingerprint not in (None, task.fingerprint):
+        raise CheckFailed(
+            f"the images of {section.task} have the fingerprint {task.fingerprint}, but the recipe was made with "
+            f"{section.fingerprint}: the data, or what draws it, has changed"
+        )
+    return task
+
+
+def _recalibrate(module: nn.Module, section: DataSection, where: Surroundings) -> None:
+    from kzoo.training.evaluation import recalibrate
+
+    images = load_data(section, where.base).train.images
+    recalibrate(module, images[:_RECALIBRATION_IMAGES] if section.train is None else images)
+
+
+def _trained(
+    recipe: Recipe, module: nn.Module, report: TransferReport | None, where: Surroundings, out: Path
+) -> tuple[History | None, dict[str, Any] | None]:
+    """Train and test as the recipe says; a training that was interrupted goes on from its last epoch."""
+    if recipe.data is None:
+        if recipe.training is not None:
+            raise InputError("the recipe has training but no data: name a task, such as data: {task: digits}")
+        return None, None
+    from kzoo.training.evaluation import evaluate
+    from kzoo.training.loop import train
+
+    task, history = load_data(recipe.data, where.base), None
+    if recipe.training is not None:
+        groups = param_groups(module) if report is not None and recipe.training.random_lr is not None else None
+        history = train(
+            module,
+            task,
+            recipe.training,
+            groups=groups,
+            checkpoint=checkpoint_folder(out),
+            key=recipe.digest,
+            progress=where.progress,
+        )
+    metrics: dict[str, Any] = {"test": evaluate(module, task.test), "data": task.fingerprint}
+    if history is not None:
+        metrics["training"] = history.to_dict(timings=False)
+    return history, metrics
+
+
+def checkpoint_folder(out: Path) -> Path:
+    """Where a training that writes into ``out`` keeps its state until it is done."""
+    return out.with_name(f".{out.name}.checkpoint")
+
+
+def _write(result: Result, spec: NetworkSpec, module: nn.Module, plan: Plan | None, base: Path, force: bool) -> None:
+    out, report = result.folder, result.report
+    recipe = moved(result.recipe, base, out)
+    if recipe.plan is not None:
+        recipe = recipe.model_copy(update={"plan": recipe.plan.model_copy(update={"path": PLAN})})
+    extra = {
+        "recipe": result.recipe.digest,
+        "method": recipe.method,
+        "transferred": {key: round(share, 6) for key, share in report.shares.items()} if report else {},
+    }
+    with new_folder(out, force) as folder:
+        write_weights(module, folder / WEIGHTS)
+        _write_text(folder / CONFIG, _json(network_config(module, spec, extra)))
+        _write_text(folder / RECIPE, recipe_text(recipe))
+        _write_text(folder / CARD, transfer_card(spec, recipe, report, result.metrics))
+        if recipe.plan is not None:
+            (folder / PLAN).write_bytes((base / result.recipe.plan.path).read_bytes())  # type: ignore[union-attr]
+        if result.metrics is not None:
+            _write_text(folder / METRICS, _json(result.metrics))
+    shutil.rmtree(checkpoint_folder(out), ignore_errors=True)
+
+
+def _json(data: Any) -> str:
+    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def rehearse_recipe(recipe: Recipe, where: Surroundings) -> tuple[Plan, TransferReport]:
+    """The plan of a recipe and what it would do; nothing is built with weights, and nothing is written.
+
+    Raises:
+        InputError: something in the recipe cannot be used.
+    """
+    from kzoo.readers.module import without_weights
+
+    parameters = read_parameters(recipe.method, recipe.parameters)
+    target = recipe.target
+    spec = network_spec(target.model, where.zoo, Options(target.classes, target.in_chans, target.img_size))
+    trained = open_trained(recipe.sources[0].path, where.zoo, where.trust_code)
+    with without_weights(on_cpu=spec.name.startswith("regnet")):
+        module = build_network(spec, where.zoo, trust_code=where.trust_code)
+    theirs, ours = source_body(trained), module_body(module)
+    plan = make_plan(theirs, ours, recipe.method, parameters, (trained.name, str(spec)))
+    return plan, carry_out(plan, theirs, ours, parameters, rehearsal=True)
