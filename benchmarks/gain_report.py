@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -132,27 +133,34 @@ def over_pairs(groups: Sequence[Array], of: Callable[[Array], Array]) -> Interva
     makes a number for each pair from its row.
     """
 
-    def mean(chosen: Array, seeds: Array) -> float:
-        rows = np.concatenate([groups[int(one)] for one in chosen])
-        return float(of(rows[:, seeds.astype(int)]).mean())
+    def mean(chosen: NDArray[np.int64], seeds: NDArray[np.int64]) -> float:
+        rows = np.concatenate([groups[one] for one in chosen])
+        return float(of(rows[:, seeds]).mean())
 
     indices = (np.arange(len(groups)), np.arange(groups[0].shape[1]))
     found: Interval = {"mean": mean(*indices), "low": None, "high": None}
     if len(groups) < 2 or groups[0].shape[1] < 2:
         return found
     interval = stats.bootstrap(
-        indices, mean, n_resamples=_RESAMPLES, vectorized=False, method="percentile", random_state=np.random.default_rng(0)
+        indices,
+        mean,
+        n_resamples=_RESAMPLES,
+        vectorized=False,
+        method="percentile",
+        random_state=np.random.default_rng(0),
     ).confidence_interval
     return found | {"low": float(interval.low), "high": float(interval.high)}
 
 
 def geometric(rows: Array) -> Array:
     """Of logarithms of ratios, each pair's ratio: the geometric mean over seeds."""
-    return np.exp(rows.mean(axis=1))
+    found: Array = np.exp(rows.mean(axis=1))
+    return found
 
 
 def arithmetic(rows: Array) -> Array:
-    return rows.mean(axis=1)
+    found: Array = rows.mean(axis=1)
+    return found
 
 
 def below_zero(values: Array) -> float:
@@ -191,7 +199,9 @@ def summarise(records: Sequence[Record], scope: Scope) -> dict[str, Any]:
         "networks": {name: round(last_accuracy(sources[name]), 4) for name in scope.networks},
         "targets": {target: _target_row(finals, target, sources) for target in scope.targets},
         "rates": {target: {arm: rates[target, arm] for arm in ARMS} for target in scope.targets},
-        "rates_at_the_edge": sum(rates[target, arm] in (RATES[0], RATES[-1]) for target in scope.targets for arm in ARMS),
+        "rates_at_the_edge": sum(
+            rates[target, arm] in (RATES[0], RATES[-1]) for target in scope.targets for arm in ARMS
+        ),
         "pairs": rows,
         "overall": {arm: _overall(finals, scope.chosen, arm) for arm in CARRYING},
         "similar": {arm: _overall(finals, _similar(finals, scope), arm) for arm in CARRYING},
@@ -251,9 +261,7 @@ def _arm_row(finals: Finals, pair: Pair, arm: str, wanted: float) -> dict[str, A
 
 
 def _ratio(logarithms: Array) -> Interval:
-    return {
-        name: None if value is None else float(np.exp(value)) for name, value in over_seeds(logarithms).items()
-    }
+    return {name: None if value is None else float(np.exp(value)) for name, value in over_seeds(logarithms).items()}
 
 
 def _median(steps: Sequence[int | None]) -> float | None:
@@ -297,7 +305,7 @@ def _overall(finals: Finals, pairs: Sequence[Pair], arm: str) -> dict[str, Any]:
 
 def _bins(finals: Finals, scope: Scope) -> list[dict[str, Any]]:
     found = []
-    for low, high in zip(BINS, BINS[1:], strict=False):
+    for low, high in pairwise(BINS):
         pairs = [pair for pair in scope.chosen if low <= finals.similarity(pair) - (high == 1.0) * 1e-9 < high]
         arms = {arm: _overall(finals, pairs, arm) for arm in CARRYING}
         found.append({"from": low, "to": high, "pairs": len(pairs), "arms": arms})

@@ -7,7 +7,7 @@ import hashlib
 import json
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,9 @@ from torch import nn
 
 import kzoo
 from kzoo.files import replacing
+from kzoo.methods.plan import Plan, Step
+from kzoo.methods.surgery import Body, module_body
+from kzoo.methods.transfers import TransferReport, make_plan, read_parameters
 from kzoo.training.data import Task, load_task
 from kzoo.training.evaluation import evaluate
 from kzoo.training.loop import train
@@ -56,21 +59,39 @@ PAIRS: Mapping[tuple[str, str], str] = {
     ("resnet-1x16", "mobilenet-1x16"): "family",
     ("resnet-2x16", "vgg-3x16"): "family",
 }
-#: What is carried how: method and parameters of `kzoo.transfer`. The last one is what the others are compared with.
-ARMS: Mapping[str, tuple[str, dict[str, Any]]] = {
-    "full_state": ("dpiat", {"variant": "full_state"}),
-    "paper": ("dpiat", {"variant": "paper"}),
-    "by_name": ("by_name", {}),
-    "weight_selection": ("weight_selection", {}),
-    "random": ("random", {}),
+
+
+@dataclass(frozen=True)
+class Way:
+    """How something is carried: a method of `kzoo.transfer`, its parameters, and what is changed in its plan.
+
+    ``norms`` False leaves normalisation layers as they are initialised; ``once`` lets each part of the source serve
+    one part of the target only, the first.
+    """
+
+    method: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    norms: bool = True
+    once: bool = False
+
+
+#: What is compared; the last is what the others are compared with.
+ARMS: Mapping[str, Way] = {
+    "full_state": Way("dpiat", {"variant": "full_state"}),
+    "paper": Way("dpiat", {"variant": "paper"}),
+    "by_name": Way("by_name"),
+    "weight_selection": Way("weight_selection"),
+    "random": Way("random"),
 }
 #: What else is tried where ``full_state`` falls short.
-REMEDIES: Mapping[str, tuple[str, dict[str, Any]]] = {
-    "zero_border": ("dpiat", {"variant": "full_state", "border": "zero"}),
-    "no_rescaling": ("dpiat", {"variant": "full_state", "rescale": False}),
-    "zero_border_no_rescaling": ("dpiat", {"variant": "full_state", "border": "zero", "rescale": False}),
+REMEDIES: Mapping[str, Way] = {
+    "no_rescaling": Way("dpiat", {"variant": "full_state", "rescale": False}),
+    "without_norms": Way("dpiat", {"variant": "full_state"}, norms=False),
+    "each_part_once": Way("dpiat", {"variant": "full_state"}, once=True),
+    "without_norms_once": Way("dpiat", {"variant": "full_state"}, norms=False, once=True),
 }
 RANDOM = "random"
+_WAYS = {**ARMS, **REMEDIES}
 RATES = (1e-3, 3e-3, 8e-3, 2e-2)
 #: Sources are trained at both; the better one is used, and its accuracy counts as the network's converged one.
 SOURCE_RATES = (6e-3, 2e-2)
@@ -80,6 +101,7 @@ SOURCE_SEED, SWEEP_SEED, SEEDS = 1000, 100, (0, 1, 2, 3, 4)
 #: The final runs are tested twice per epoch, for steps to an accuracy.
 STEPS_BETWEEN_TESTS = 30
 
+_NORMS = ("bn1d", "bn2d", "bn3d", "layer_norm", "group_norm", "rms_norm")
 #: What decides a run besides what its key names: these modules of the package.
 _CODE = (
     *("carrying", "encoding", "kernel", "matching", "pairing", "scan", "standardize"),
@@ -234,7 +256,7 @@ def run_key(run: Run, fingerprint: str, source_key: str | None) -> str:
     decides = {
         "run": asdict(run),
         "settings": run.settings.model_dump(),
-        "arm": (ARMS | REMEDIES)[run.arm],
+        "arm": asdict(_WAYS[run.arm]),
         "task": fingerprint,
         "source": source_key,
         "code": code_digest(),
@@ -268,18 +290,40 @@ def execute(run: Run, key: str, source_key: str | None, folder: Path) -> Record:
     if run.source is not None and source_key is not None:
         source = fresh_network(run.source, task, SOURCE_SEED)
         source.load_state_dict(load_file(weights_file(folder, source_key)))
-        method, parameters = (ARMS | REMEDIES)[run.arm]
-        kzoo.transfer(source, module, method, **parameters)
-        report = kzoo.report(module)
+        report = carry(source, module, _WAYS[run.arm])
         carried = {"similarity": report.similarity, "overwritten": round(report.overwritten, 4)}
     # Where nothing can be carried, the random arm's own runs stand in for this one.
     skipped = run.source is not None and carried["overwritten"] == 0
-    trained = {"start": None, "epochs": [0.0], "tests": [], "diverged": None} if skipped else _trained(run, module, task)
+    trained = (
+        {"start": None, "epochs": [0.0], "tests": [], "diverged": None} if skipped else _trained(run, module, task)
+    )
     if run.stage == "source":
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(weights_file(folder, key)) as temporary:
             save_file(module.state_dict(), temporary)
     return {"key": key, **asdict(run), **carried, "skipped": skipped, **trained}
+
+
+def carry(source: nn.Module, module: nn.Module, way: Way) -> TransferReport:
+    """Carry weights of ``source`` into ``module``, in place."""
+    theirs, ours = module_body(source), module_body(module)
+    plan = make_plan(theirs, ours, way.method, read_parameters(way.method, way.parameters), ("source", "target"))
+    kzoo.transfer(source, module, way.method, plan=edited(plan, way, ours), **way.parameters)
+    return kzoo.report(module)
+
+
+def edited(plan: Plan, way: Way, target: Body) -> Plan:
+    """The plan with what ``way`` changes in it."""
+    used: set[str] = set()
+    steps = []
+    for step in plan.steps:
+        norm = target.parts[step.target].kind in _NORMS
+        if step.source is not None and ((norm and not way.norms) or (way.once and step.source in used)):
+            step = Step(target=step.target)
+        if step.source is not None:
+            used.add(step.source)
+        steps.append(step)
+    return plan.model_copy(update={"steps": tuple(steps)})
 
 
 def _trained(run: Run, module: nn.Module, task: Task) -> Record:

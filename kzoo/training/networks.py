@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
-from timm.layers import LayerNorm2d
+from timm.layers.norm import LayerNorm2d
 from timm.models._efficientnet_builder import decode_arch_def
 from timm.models.convnext import ConvNeXtStage
 from timm.models.efficientnet import EfficientNet
@@ -101,7 +101,7 @@ def _vgg(depth: int, width: int, classes: int, channels: int) -> nn.Module:
 def _mobilenet(depth: int, width: int, classes: int, channels: int) -> nn.Module:
     stages = [f"ds_r1_k3_s1_c{width}", *(f"ir_r{depth}_k3_s2_e3_c{after}" for after in _widths(width)[1:])]
     network: nn.Module = EfficientNet(
-        decode_arch_def([[stage] for stage in stages]),
+        decode_arch_def([[stage] for stage in stages]),  # type: ignore[no-untyped-call]
         num_classes=classes,
         num_features=8 * width,
         in_chans=channels,
@@ -155,7 +155,10 @@ _FAMILIES: Mapping[str, tuple[Callable[[int, int, int, int], nn.Module], str]] =
     "resnet": (_resnet, "residual: 3 stages of {depth} basic blocks of timm's, {width} to {widest} channels"),
     "vgg": (_vgg, "plain: 3 stages of {depth} convolutions with batch normalisation, {width} to {widest} channels"),
     "mobilenet": (_mobilenet, "inverted residuals of timm's, {depth} per stage, {width} to {widest} channels"),
-    "convnext": (_convnext, "3 stages of {depth} ConvNeXt blocks of timm's (layer norm, scale), {width} to {widest} channels"),
+    "convnext": (
+        _convnext,
+        "3 stages of {depth} ConvNeXt blocks of timm's (layer norm, scale), {width} to {widest} channels",
+    ),
     "vit": (_vit, "timm's vision transformer of {depth} blocks of width {width}, for images of 16 pixels"),
 }
 _LISTED = (
