@@ -35,7 +35,9 @@ class DpiatParameters(BaseModel):
     kinds: Kinds | None = Field(default=None, description="Layers that are matched: the paper's, or more (extended)")
     statistics: bool | None = Field(default=None, description="Carry the running statistics of batch normalisation")
     packed: bool | None = Field(default=None, description="Treat query, key and value in one matrix as three")
-    rescale: bool | None = Field(default=None, description="Keep output variance where fan-in was cropped or padded")
+    rescale: bool | None = Field(
+        default=None, description="Keep output variance where fan-in changes and no norm follows"
+    )
     border: Border | None = Field(default=None, description="Weights of inputs that the source does not have")
     adapt: bool | None = Field(default=None, description="Fit input channels and positions by timm's functions")
     head: bool | None = Field(

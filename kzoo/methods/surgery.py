@@ -32,9 +32,9 @@ class Choices:
 
     ``operator`` is one of `kzoo.methods.operators`, or ``uniform`` for weight selection. ``statistics`` carries the
     running statistics of batch normalisation too. ``packed`` treats query, key and value in one matrix as three.
-    ``rescale`` keeps the variance of a layer's outputs where its fan-in was cropped or padded. ``border`` is what inputs
-    that the source does not have are weighted with: what they were initialised with, or zero. ``adapt`` fits input channels
-    and positions with timm's functions. ``seed`` is for the operator ``full``.
+    ``rescale`` keeps the variance of a layer's outputs where its fan-in was cropped or padded and no normalisation follows.
+    ``border`` is what inputs that the source does not have are weighted with: what they were initialised with, or zero.
+    ``adapt`` fits input channels and positions with timm's functions. ``seed`` is for the operator ``full``.
     """
 
     operator: Operator | Literal["uniform"] = "clip"
@@ -278,7 +278,8 @@ class _Layout:
             if padded and self.choices.border == "zero":
                 rows.zero_()
             lay(theirs, ours, placements, factor)
-            if padded and self.choices.rescale and self.choices.border == "random":
+            rescaled = self.choices.rescale and not self.part.normalised
+            if padded and rescaled and self.choices.border == "random":
                 rows.mul_(self._damping(tuple(ours.shape), placements))
         return placements
 
@@ -296,7 +297,7 @@ class _Layout:
 
     def factor(self, shape: Sequence[int], placements: Sequence[Placement]) -> float:
         """What carried weights are multiplied with, so that a sum over fewer (or repeated) inputs keeps its variance."""
-        if not self.choices.rescale:
+        if not self.choices.rescale or self.part.normalised:
             return 1.0
         theirs = math.prod(shape[axis] for axis in self.part.fan_in_axes)
         filled = math.prod(_range(placements[axis])[1] for axis in self.part.fan_in_axes)
