@@ -85,7 +85,6 @@ ARMS: Mapping[str, Way] = {
 }
 #: What else is tried where ``full_state`` falls short.
 REMEDIES: Mapping[str, Way] = {
-    "no_rescaling": Way("dpiat", {"variant": "full_state", "rescale": False}),
     "without_norms": Way("dpiat", {"variant": "full_state"}, norms=False),
     "each_part_once": Way("dpiat", {"variant": "full_state"}, once=True),
     "without_norms_once": Way("dpiat", {"variant": "full_state"}, norms=False, once=True),

@@ -1,15 +1,21 @@
-"""The gain study's tables for README and docs/gain.md, from its committed summary: ``python -m benchmarks.gain_tables``."""
+"""The gain study's tables, put into README.md and docs/gain.md: ``python -m benchmarks.gain_tables``."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from benchmarks.gain_report import BAND, CARRYING, LEVEL, SHARE, SIMILAR, significantly_below
+from benchmarks.gain_report import CARRYING, LEVEL, SIMILAR, significantly_below
 from benchmarks.gain_study import ARMS, RANDOM
 from benchmarks.report import load
 
 Result = Mapping[str, Any]
+
+_ROOT = Path(__file__).parent.parent
+PAGES = (_ROOT / "README.md", _ROOT / "docs" / "gain.md")
+_PLACE = re.compile(r"(<!-- gain: (\w+) -->)\n.*?(<!-- /gain -->)", re.DOTALL)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -167,27 +173,32 @@ def below_table(result: Result) -> str:
     return _table(["start", "after Holm's correction", f"p below {LEVEL}, uncorrected"], rows)
 
 
-def page_tables(result: Result) -> dict[str, str]:
-    """The tables of docs/gain.md by their headings."""
-    low, high = (f"{share:.0%}" for share in BAND)
+def tables(result: Result) -> dict[str, str]:
+    """All tables by the names that the pages call them by."""
     return {
-        "Goals": goals_table(result),
-        "All pairs together": results_table(result),
-        "By similarity": bins_table(result),
-        "Correlation of similarity and ratio": correlation_table(result),
-        "Every pair after 4 epochs": pairs_table(result),
-        f"Steps to {SHARE:.0%} of the converged accuracy, and the end": later_table(result),
-        "Below random": below_table(result),
-        f"Targets: random after 4 epochs shall be at {low} to {high}": targets_table(result),
-        "Remedies": remedies_table(result),
+        "goals": goals_table(result),
+        "results": results_table(result),
+        "bins": bins_table(result),
+        "correlation": correlation_table(result),
+        "pairs": pairs_table(result),
+        "later": later_table(result),
+        "below": below_table(result),
+        "targets": targets_table(result),
+        "remedies": remedies_table(result),
     }
+
+
+def filled(text: str, result: Result) -> str:
+    """A page with every table between ``<!-- gain: NAME -->`` and ``<!-- /gain -->`` as the summary has it."""
+    found = tables(result)
+    return _PLACE.sub(lambda place: f"{place[1]}\n\n{found[place[2]]}\n\n{place[3]}", text)
 
 
 def main() -> None:
     result = load("gain")
-    print(results_table(result), goals_table(result), sep="\n\n")
-    for heading, table in page_tables(result).items():
-        print(f"\n## {heading}\n\n{table}")
+    for page in PAGES:
+        page.write_text(filled(page.read_text(), result))
+        print(f"{page.name} has the tables of {result['runs']} runs")
 
 
 if __name__ == "__main__":
