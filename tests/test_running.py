@@ -380,3 +380,13 @@ run()
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     # What the killed one had half written is gone too.
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "recipe.yaml", "whole"]
+
+
+def test_the_ranking_of_ones_own_models_ends_in_the_transfer(command, trained_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command("-C", "zoo", "add", trained_file, "--name", "mine", "--license", "mit")[0] == 0
+    code, _, said = command("-C", "zoo", "recommend", "timm:resnet14t", "--library", "local", "--classes", 3)
+    line = "Next: kzoo -C zoo transfer local/mine timm:resnet14t --classes 3 --out start"
+    assert (code, said.splitlines()[-1]) == (0, line)
+    assert command(*line.split()[2:])[0] == 0
+    assert kzoo.load("start").fc.out_features == 3

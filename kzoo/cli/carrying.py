@@ -170,7 +170,9 @@ def _show(report: TransferReport, as_json: bool, quiet: bool) -> None:
         click.echo(f"similarity {report.similarity:.4f}; coverage of the paper's clip {report.coverage:.1%}{full}")
     click.echo(f"optimiser state: {report.optimizer}")
     if report.warning is not None:
-        hint(f"Likely worse than a random start: {report.warning.removeprefix('uncertain: ')}.")
+        uncertain = report.warning.startswith("uncertain: ")
+        head = "Uncertain" if uncertain else "Likely worse than a random start"
+        hint(f"{head}: {report.warning.removeprefix('uncertain: ')}.")
 
 
 def _rows(parts: Sequence[PartReport]) -> Iterator[tuple[str, ...]]:

@@ -25,7 +25,7 @@ from tests.training.networks import few_digits, linear, made_up, network, same
 ROOT = Path(__file__).parent.parent.parent
 ADAM = {"epochs": 3, "threads": 1, "augment": "shift", "warmup_steps": 3, "evaluate_every": 3, "clip_norm": 1}
 SGD = {"epochs": 3, "threads": 1, "optimizer": "sgd", "lr": 0.05, "schedule": "cosine", "weight_decay": 0.01}
-#: Killed in its second epoch, without a chance to tidy up.
+#: A process for each training, killed in its second epoch, without a chance to tidy up.
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path
@@ -37,8 +37,11 @@ def progress(what, done):
     if done > 0.4:
         os.kill(os.getpid(), signal.SIGKILL)
 
-settings = read_settings(json.loads(sys.argv[1]))
-train(network(), few_digits(), settings, checkpoint=Path(sys.argv[2]), key="it", progress=progress)
+few_digits()
+for name, values in json.loads(sys.argv[1]).items():
+    if not (child := os.fork()):
+        train(network(), few_digits(), read_settings(values), checkpoint=Path(sys.argv[2], name), key="it", progress=progress)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
@@ -48,13 +51,13 @@ def trained(values: dict[str, Any], folder: Path | None = None, key: str = "it")
 
 
 def test_a_killed_training_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    wanted = {"adam": ADAM, "sgd": SGD}
+    command = [sys.executable, "-c", KILLED, json.dumps(wanted), str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    children = []
-    for name, values in (("adam", ADAM), ("sgd", SGD)):
-        command = [sys.executable, "-c", KILLED, json.dumps(values), str(tmp_path / name)]
-        children.append((tmp_path / name, values, subprocess.Popen(command, cwd=ROOT, env=environment)))
-    for folder, values, child in children:
-        assert child.wait(60) == -signal.SIGKILL
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, timeout=120, check=True)
+    assert done.stdout.split() == [str(-signal.SIGKILL).encode()] * 2
+    for name, values in wanted.items():
+        folder = tmp_path / name
         left = json.loads((folder / "checkpoint.json").read_text())
         assert left["epoch"] == 1 and len(left["history"]["epochs"]) == 1
         whole, expected = trained(values)
