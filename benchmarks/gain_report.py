@@ -332,7 +332,7 @@ def _correlation(finals: Finals, scope: Scope, arm: str) -> dict[str, Any]:
             measure,
             paired=True,
             vectorized=False,
-            n_resamples=1999,
+            n_resamples=_RESAMPLES,
             method="percentile",
             random_state=np.random.default_rng(0),
         ).confidence_interval

@@ -57,6 +57,11 @@ def made_up() -> list[gain_study.Record]:
     return found + [record(run, ENDS[run.arm] * (1 + run.seed / 10)) for run in finals]
 
 
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gain_report, "_RESAMPLES", 199)
+
+
 # The design
 
 
@@ -165,7 +170,8 @@ def test_a_run_gives_the_same_record_again(tiny: None, tmp_path: Path) -> None:
     run = Run("sweep", "resnet-2x8", "full_state", "resnet-1x8", 1e-3, 100)
     first, second = (gain_study.execute(run, "r", "s", tmp_path) for _ in range(2))
     assert first == second
-    assert first["overwritten"] == 1.0
+    # The second block of a stage has twice the inputs of the first one that it receives from.
+    assert first["overwritten"] == 0.869
     assert len(first["epochs"]) == gain_study.SWEEP_EPOCHS
     json.dumps(first)
 
@@ -196,11 +202,9 @@ def test_finished_runs_are_not_run_again(tiny: None, tmp_path: Path, monkeypatch
     monkeypatch.setattr(gain.Bench, "_carry_out", carry_out)
     bench = gain.Bench(tmp_path / "runs.jsonl", tmp_path)
     bench.study(SCOPE)
-    done = [stages for stages in calls if stages]
-    # Weights of the made-up sources are nowhere, so those trainings come again before the stages that need them.
-    assert [sorted(set(stages)) for stages in done][0::2] == [["source"], ["sweep"], ["final"]][
-        : len(done[0::2])
-    ] or done
+    stages = [set(stages) for stages in calls if stages]
+    # The weights of made-up sources are nowhere, so those come again before every stage that needs them.
+    assert stages == [{"source"}, *({"source"}, {"sweep"}), *({"source"}, {"final"}), *({"source"}, {"remedy"})]
     calls.clear()
     bench.study(SCOPE)
     assert [stages for stages in calls if stages] == []
