@@ -42,6 +42,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
         )
         _curves(axes[0, 1], similar, f"pairs of similarity over {SIMILAR}")
         _curves(axes[1, 1], others, "the other pairs")
+        axes[0, 1].legend(frameon=False)
         _bars(axes[1, 0], result)
         figure.savefig(path, format="svg", metadata={"Date": None})
         plt.close(figure)

@@ -55,6 +55,7 @@ PAIRS: Mapping[tuple[str, str], str] = {
     ("mobilenet-2x12", "mobilenet-1x16"): "depth and width",
     ("mobilenet-2x16", "resnet-2x16"): "family",
     ("vgg-2x16", "resnet-1x16"): "family",
+    ("vgg-2x16", "resnet-2x16"): "family",
     ("resnet-2x16", "mobilenet-2x16"): "family",
     ("resnet-1x16", "mobilenet-1x16"): "family",
     ("resnet-2x16", "vgg-3x16"): "family",

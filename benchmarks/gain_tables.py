@@ -73,7 +73,8 @@ def goals_table(result: Result) -> str:
 def _found(goal: Mapping[str, Any]) -> str:
     found = goal["found"]
     if goal["unit"] == "ratio":
-        return _interval(found)
+        wider = _interval(goal["by_target"]).partition(" ")[2]
+        return f"{_interval(found)}; drawing whole targets anew {wider}"
     if goal["unit"] == "accuracy":
         return f"{_points(found)} points"
     if goal["unit"] == "share":

@@ -73,7 +73,7 @@ def test_the_design_is_what_the_page_says() -> None:
     assert sum(similarity > 0.6 for similarity in similar) >= 10
     assert min(similar) < 0.4
     assert list(ARMS)[-1] == "random"
-    assert len(Scope().sources("resnet-2x16")) == 5
+    assert len(Scope().sources("resnet-2x16")) == 6
 
 
 def test_every_target_and_arm_has_as_many_runs_per_rate() -> None:
