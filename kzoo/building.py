@@ -136,7 +136,7 @@ def require_memory(what: str, needed: int, reserved: int = 0) -> None:
     """
     free = free_memory()
     if needed + reserved > free:
-        beside = f" and {reserved / 2**30:.1f} GiB for its source" if reserved else ""
+        beside = f" and {reserved / 2**30:.1f} GiB for its source" if reserved > needed / 20 else ""
         raise InputError(
             f"{what} needs {needed / 2**30:.1f} GiB of memory{beside}, and {free / 2**30:.1f} GiB are free: take a smaller "
             "network, or a machine with more memory"

@@ -12,6 +12,9 @@ from pathlib import Path
 
 from kzoo.errors import InputError, WorldError
 
+#: What every folder that kzoo writes holds.
+_OURS = "recipe.yaml"
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -70,7 +73,7 @@ def new_folder(path: Path, force: bool = False) -> Iterator[Path]:
 
 
 def require_new(path: Path, force: bool) -> None:
-    """Refuse an output folder that exists, unless ``force`` is to replace it.
+    """Refuse an output folder that exists, unless ``force`` is to replace it and it is empty or a result of kzoo.
 
     Raises:
         InputError: it does.
@@ -79,6 +82,8 @@ def require_new(path: Path, force: bool) -> None:
         raise InputError(f"{path} exists and is no folder: give another place for the results")
     if path.exists() and not force:
         raise InputError(f"{path} exists: give another folder, or --force to replace it")
+    if path.exists() and any(path.iterdir()) and not (path / _OURS).exists():
+        raise InputError(f"{path} holds other things than a model of kzoo, so it is not replaced: give another folder")
 
 
 def _beside(path: Path) -> Path:

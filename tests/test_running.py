@@ -309,6 +309,9 @@ def test_force_replaces_a_folder(command, trained_file, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "old").write_text("")
+    code, _, said = command("transfer", trained_file, "timm:resnet10t", "--out", out, "--force", "-q")
+    assert (code, "holds other things than a model of kzoo" in said) == (2, True)
+    (out / "recipe.yaml").write_text("")
     assert command("transfer", trained_file, "timm:resnet10t", "--out", out, "--force", "-q")[0] == 0
     assert sorted(path.name for path in out.iterdir()) == FILES
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
