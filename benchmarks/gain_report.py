@@ -29,6 +29,7 @@ from benchmarks.gain_study import (
     picked_rates,
     study_task,
 )
+from kzoo.methods import dpiat
 
 Pair = tuple[str, str]
 Interval = dict[str, float | None]
@@ -46,8 +47,8 @@ SHARE = 0.5
 MEAN_GOAL, LOW_GOAL, LEVEL = 1.6, 1.3, 0.05
 #: The random arm after four epochs, as a share of the converged accuracy: the task is neither hopeless nor easy.
 BAND = (0.25, 0.6)
-#: Remedies are tried on so many pairs at most, the worst first.
-MOST_REMEDIED = 6
+#: Remedies are tried on so many of the pairs that fall short, the worst first, and on all pairs of dissimilar networks.
+MOST_REMEDIED = 4
 _FLOOR = 1e-3
 _RESAMPLES = 1999
 
@@ -420,7 +421,7 @@ def significantly_below(result: Mapping[str, Any], arm: str) -> dict[str, list[s
 
 
 def to_be_remedied(records: Sequence[Record], scope: Scope) -> list[Pair]:
-    """The pairs at which ``full_state`` falls short, the worst first.
+    """The pairs at which ``full_state`` falls short, the worst first, and those of networks that it takes for dissimilar.
 
     Short of the goal for similar pairs, less accurate than ``paper`` or ``random`` after four epochs, or less than
     ``random`` at the end.
@@ -434,7 +435,9 @@ def to_be_remedied(records: Sequence[Record], scope: Scope) -> list[Pair]:
         short = finals.similarity(pair) > SIMILAR and ratio < MEAN_GOAL
         if short or ratio < 1 or end < 0 or behind < 0:
             found.append((ratio, pair))
-    return [pair for _, pair in sorted(found)[:MOST_REMEDIED]]
+    worst = [pair for _, pair in sorted(found)[:MOST_REMEDIED]]
+    unlike = [pair for pair in scope.chosen if finals.similarity(pair) < dpiat.SIMILAR]
+    return list(dict.fromkeys([*worst, *unlike]))
 
 
 def _remedies(finals: Finals, scope: Scope) -> list[dict[str, Any]]:

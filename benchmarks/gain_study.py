@@ -20,7 +20,7 @@ from torch import nn
 import kzoo
 from kzoo.files import replacing
 from kzoo.methods.plan import Plan, Step
-from kzoo.methods.surgery import Body, module_body
+from kzoo.methods.surgery import module_body
 from kzoo.methods.transfers import TransferReport, make_plan, read_parameters
 from kzoo.training.data import Task, load_task
 from kzoo.training.evaluation import evaluate
@@ -66,13 +66,11 @@ PAIRS: Mapping[tuple[str, str], str] = {
 class Way:
     """How something is carried: a method of `kzoo.transfer`, its parameters, and what is changed in its plan.
 
-    ``norms`` False leaves normalisation layers as they are initialised; ``once`` lets each part of the source serve
-    one part of the target only, the first.
+    ``once`` lets each part of the source serve one part of the target only, the first.
     """
 
     method: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    norms: bool = True
     once: bool = False
 
 
@@ -86,9 +84,9 @@ ARMS: Mapping[str, Way] = {
 }
 #: What else is tried where ``full_state`` falls short.
 REMEDIES: Mapping[str, Way] = {
-    "without_norms": Way("dpiat", {"variant": "full_state"}, norms=False),
+    "with_norms": Way("dpiat", {"variant": "full_state", "norms": "all"}),
+    "without_norms": Way("dpiat", {"variant": "full_state", "norms": "none"}),
     "each_part_once": Way("dpiat", {"variant": "full_state"}, once=True),
-    "without_norms_once": Way("dpiat", {"variant": "full_state"}, norms=False, once=True),
 }
 RANDOM = "random"
 _WAYS = {**ARMS, **REMEDIES}
@@ -101,7 +99,6 @@ SOURCE_SEED, SWEEP_SEED, SEEDS = 1000, 100, (0, 1, 2, 3, 4)
 #: The final runs are tested twice per epoch, for steps to an accuracy.
 STEPS_BETWEEN_TESTS = 30
 
-_NORMS = ("bn1d", "bn2d", "bn3d", "layer_norm", "group_norm", "rms_norm")
 #: What decides a run besides what its key names: these modules of the package.
 _CODE = (
     *("carrying", "encoding", "kernel", "matching", "pairing", "scan", "standardize"),
@@ -308,17 +305,16 @@ def carry(source: nn.Module, module: nn.Module, way: Way) -> TransferReport:
     """Carry weights of ``source`` into ``module``, in place."""
     theirs, ours = module_body(source), module_body(module)
     plan = make_plan(theirs, ours, way.method, read_parameters(way.method, way.parameters), ("source", "target"))
-    kzoo.transfer(source, module, way.method, plan=edited(plan, way, ours), **way.parameters)
+    kzoo.transfer(source, module, way.method, plan=edited(plan, way), **way.parameters)
     return kzoo.report(module)
 
 
-def edited(plan: Plan, way: Way, target: Body) -> Plan:
+def edited(plan: Plan, way: Way) -> Plan:
     """The plan with what ``way`` changes in it."""
     used: set[str] = set()
     steps = []
     for step in plan.steps:
-        norm = target.parts[step.target].kind in _NORMS
-        if step.source is not None and ((norm and not way.norms) or (way.once and step.source in used)):
+        if way.once and step.source in used:
             step = Step(target=step.target)
         if step.source is not None:
             used.add(step.source)

@@ -150,7 +150,7 @@ def test_a_way_without_edits_leaves_the_plan() -> None:
     bodies = [gain_study.module_body(network(name)) for name in ("resnet-1x16", "resnet-2x16")]
     parameters = gain_study.read_parameters("dpiat", {})
     plan = gain_study.make_plan(*bodies, "dpiat", parameters, ("a", "b"))
-    assert edited(plan, Way("dpiat"), bodies[1]) == plan
+    assert edited(plan, Way("dpiat")) == plan
 
 
 # Carrying runs out, with a tiny task
