@@ -393,3 +393,29 @@ def test_the_ranking_of_ones_own_models_ends_in_the_transfer(command, trained_fi
     assert (code, said.splitlines()[-1]) == (0, line)
     assert command(*line.split()[2:])[0] == 0
     assert kzoo.load("start").fc.out_features == 3
+
+
+def test_a_small_network_is_trained_carried_over_and_loaded(command, tmp_path):
+    recipe = {
+        "target": {"model": "small:resnet-1x8", "classes": 10, "in_chans": 1},
+        "method": "random",
+        "data": {"task": "digits", "train": 200, "test": 40, "size": 16, "channels": 1},
+        "training": {"epochs": 2, "lr": 0.01, "batch_size": 20, "threads": 1},
+    }
+    path, out, start = tmp_path / "recipe.yaml", tmp_path / "trained", tmp_path / "start"
+    path.write_text(yaml.safe_dump(recipe))
+    assert command("run", path, "--out", out)[0] == 0
+    code, said, notes = command("transfer", out, "small:resnet-2x8", "--in-chans", 1, "--out", start, "--json")
+    # The order of its layers is known, not guessed from the header.
+    assert "guess" not in notes
+    assert kzoo.architecture(out).fingerprint == kzoo.architecture(kzoo.load(out)).fingerprint
+    matching = kzoo.match(kzoo.load(out), kzoo.architecture("small:resnet-2x8", in_chans=1))
+    assert (code, json.loads(said)["similarity"]) == (0, pytest.approx(matching.symmetric))
+    stored, source = kzoo.load(start), kzoo.load(out)
+    assert torch.equal(stored.fc.weight, source.fc.weight)
+    assert stored.conv1.in_channels == 1
+
+
+def test_a_small_network_that_does_not_exist_is_refused(command, trained_file, tmp_path):
+    code, _, said = command("transfer", trained_file, "small:resnet-0x8", "--out", tmp_path / "x")
+    assert (code, "'resnet-0x8' is no small network" in said) == (2, True)
