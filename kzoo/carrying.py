@@ -16,7 +16,14 @@ from kzoo.facade import Registry, open_zoo
 from kzoo.methods.optimizer_state import carry_state
 from kzoo.methods.plan import Plan, Step, read_plan
 from kzoo.methods.surgery import Body, body, module_body
-from kzoo.methods.transfers import TransferReport, carry_out, make_plan, read_parameters, transfer_method
+from kzoo.methods.transfers import (
+    TransferReport,
+    carry_out,
+    make_plan,
+    read_parameters,
+    require_method,
+    transfer_method,
+)
 from kzoo.refine import refined
 from kzoo.search import search
 from kzoo.sources import Options, is_torch_module
@@ -65,6 +72,8 @@ def transfer(
     ours = module_body(module)
     theirs = source_body(trained)
     steps = plan if isinstance(plan, Plan) else read_plan(Path(plan)) if plan is not None else None
+    if steps is not None:
+        require_method(steps, method)
     steps = steps or make_plan(theirs, ours, method, chosen, (trained.name, name))
     told = carry_out(steps, theirs, ours, chosen)
     remember(module, told.shares, told)
@@ -104,7 +113,10 @@ def initialize(
             )
         wanted = architecture(target, classes=classes, in_chans=in_chans, img_size=img_size, registry=zoo)
         ranked = search(refined(zoo), wanted, len(zoo.models), "symmetric", None, True)
-        source = next(row.model for row in ranked if row.model in own)
+        best = next((row for row in ranked if row.model in own), None)
+        if best is None or not best.similarity:
+            raise InputError("no trained model on this machine is similar to this network at all: give a source")
+        source = best.model
     return transfer(source, target, classes=classes, in_chans=in_chans, img_size=img_size, seed=seed, registry=zoo)
 
 

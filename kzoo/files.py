@@ -12,6 +12,7 @@ from pathlib import Path
 
 from kzoo.errors import InputError, WorldError
 
+_NEW, _OLD = ".tmp", ".old"
 #: What every folder that kzoo writes holds.
 _OURS = "recipe.yaml"
 
@@ -41,25 +42,25 @@ def replacing(path: Path) -> Iterator[Path]:
 def new_folder(path: Path, force: bool = False) -> Iterator[Path]:
     """A temporary folder beside ``path`` that becomes ``path`` when the block ends well, and is removed otherwise.
 
-    Whatever happens, ``path`` is the whole new folder, or what it was before (for an instant nothing, where ``force``
-    replaces a folder).
+    Whatever happens, ``path`` is the whole new folder, or what it was before. Where ``force`` replaces a folder there is
+    an instant with none; the old one is brought back by the next call if the process is killed just then.
 
     Raises:
         InputError: ``path`` exists (and ``force`` is not given, or it is no folder).
         WorldError: the disk is full, the parent folder cannot be written, and the like.
     """
-    require_new(path, force)
     temporary = old = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
-        temporary = _beside(path)
+        require_new(path, force)
+        temporary = _beside(path, _NEW)
         yield temporary
         # mkdtemp makes a folder that nobody else may read.
         temporary.chmod(0o777 & ~_umask())
         if path.exists():
             require_new(path, force)
-            old = _beside(path)
+            old = _beside(path, _OLD)
             path.rename(old / path.name)
         temporary.rename(path)
     except OSError as error:
@@ -67,9 +68,9 @@ def new_folder(path: Path, force: bool = False) -> Iterator[Path]:
             f"{path} cannot be written ({error.strerror or error}): check the disk and its permissions"
         ) from None
     finally:
-        for left in (temporary, old):
+        for left in (old, temporary):
             if left is not None:
-                shutil.rmtree(left, ignore_errors=True)
+                _tidy(left, path)
 
 
 def require_new(path: Path, force: bool) -> None:
@@ -86,17 +87,24 @@ def require_new(path: Path, force: bool) -> None:
         raise InputError(f"{path} holds other things than a model of kzoo, so it is not replaced: give another folder")
 
 
-def _beside(path: Path) -> Path:
-    return Path(tempfile.mkdtemp(prefix=f".{path.name}.{os.getpid()}.", suffix=".tmp", dir=path.parent))
+def _beside(path: Path, suffix: str) -> Path:
+    return Path(tempfile.mkdtemp(prefix=f".{path.name}.{os.getpid()}.", suffix=suffix, dir=path.parent))
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove what processes that were killed have left of ``path``."""
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.\w+\.tmp")
-    for found in path.parent.glob(".*.tmp"):
+    """Clear away what processes that were killed have left of ``path``."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.\w+({_NEW}|{_OLD})")
+    for found in sorted(path.parent.glob(".*")):
         named = pattern.fullmatch(found.name)
         if named and not _runs(int(named[1])):
-            shutil.rmtree(found, ignore_errors=True)
+            _tidy(found, path)
+
+
+def _tidy(left: Path, path: Path) -> None:
+    """Remove a temporary folder; if it holds the old ``path``, and there is no new one, that is put back first."""
+    if left.name.endswith(_OLD) and (left / path.name).exists() and not path.exists():
+        (left / path.name).rename(path)
+    shutil.rmtree(left, ignore_errors=True)
 
 
 def _runs(process: int) -> bool:

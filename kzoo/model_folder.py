@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kzoo.building import NetworkSpec, build_network
-from kzoo.errors import InputError
+from kzoo.errors import InputError, WorldError
 from kzoo.facade import Registry, open_zoo
 from kzoo.readers.files import SMALL, read_weights_file
 from kzoo.readers.safetensors import parse_object, read_bounded
@@ -25,6 +26,10 @@ from kzoo.sources import Options
 
 WEIGHTS, CONFIG, RECIPE, CARD = "model.safetensors", "config.json", "recipe.yaml", "README.md"
 _MOST_CONFIG = 5_000_000
+#: What a config.json may tell a network's constructor; others could make timm read files.
+_ARGUMENTS = frozenset(
+    {"num_classes", "in_chans", "img_size", "image_size", "global_pool", "drop_rate", "drop_path_rate"}
+)
 # What timm knows of the checkpoint that an architecture has by default; these weights are others.
 _OF_OTHER_WEIGHTS = (
     "tag", "license", "paper_ids", "paper_name", "origin_url", "notes", "description", "label_names", "label_descriptions",
@@ -47,7 +52,10 @@ def write_weights(module: nn.Module, path: Path) -> None:
     # save_file leaves a file that only its owner may read.
     path.write_bytes(b"")
     mode = path.stat().st_mode
-    save_file(tensors, path, metadata={"format": "pt"})
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # how it says that the disk is full
+        raise WorldError(f"{path.name} cannot be written ({error!s:.200}): check the disk") from None
     path.chmod(mode)
 
 
@@ -114,9 +122,13 @@ def _rebuilt(folder: Path, config: Mapping[str, Any], trust_code: bool, registry
     args = config.get("model_args", {})
     if library not in ("timm", "torchvision", "kzoo") or not isinstance(name, str) or not isinstance(args, dict):
         raise InputError(f"{folder / CONFIG} names no network that kzoo can build: expected one of timm or torchvision")
+    if strange := args.keys() - _ARGUMENTS:
+        raise InputError(f"{folder / CONFIG} has the model argument {min(strange)!r:.80}, which kzoo does not pass on")
     if library == "timm":
         import timm
 
+        if not timm.is_model(name):
+            raise InputError(f"{folder / CONFIG} names {name!r:.80}, which is no network of timm")
         try:
             with torch.random.fork_rng(devices=[]):
                 given: dict[str, Any] = {"num_classes": config.get("num_classes")} | args

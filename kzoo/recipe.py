@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from kzoo.training.settings import TrainingSettings
 _MOST_BYTES = 1_000_000
 _SHA256 = r"^[0-9a-f]{64}$"
 _VERSION = 1
+_IMAGE_FOLDER = "imagefolder:"
+_EXPONENT = re.compile(r"\d+(\.\d*)?[eE][+-]?\d+", re.ASCII)
 _LIBRARIES = ("torch", "torchvision", "timm")
 
 
@@ -93,13 +96,28 @@ class Recipe(_Section):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what determines the result: all but where files are and the versions that people are told."""
-        data = self.model_dump(exclude={"versions"})
+        """SHA-256 of what people decide of the result.
+
+        Where files are is none of it, nor what a run adds: threads, versions, fingerprints of images.
+        """
+        data = self.model_dump(exclude={"versions", "threads"})
         for section in (*data["sources"], data["plan"], data["data"], data["recalibrate"]):
             if section is not None:
-                section.pop("path", None)
-                section.pop("root", None)
+                for place in ("path", "root", "fingerprint"):
+                    section.pop(place, None)
+                if "task" in section:
+                    section["task"] = plain_task(section["task"])
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def plain_task(task: str) -> str:
+    """The name of a task without the place of its images."""
+    return _IMAGE_FOLDER.removesuffix(":") if task.startswith(_IMAGE_FOLDER) else task
+
+
+def is_no_path(source: str) -> bool:
+    """Whether a source is a model of a registry or a factory, not a place on the disk."""
+    return source.startswith(("local:", "py:"))
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -113,6 +131,8 @@ def read_recipe(path: Path) -> Recipe:
     if plain.blemishes:
         blemish = plain.blemishes[0]
         raise InputError(f"{path}:{blemish.line}: {blemish.problem}")
+    if isinstance(plain.data, dict) and isinstance(plain.data.get("training"), dict):
+        plain.data["training"] = {key: _number(value) for key, value in plain.data["training"].items()}
     if not isinstance(plain.data, dict):
         raise InputError(f"{path} is no recipe: expected fields such as sources, target and method")
     try:
@@ -121,6 +141,11 @@ def read_recipe(path: Path) -> Recipe:
         fault = error.errors()[0]
         keys = tuple(fault["loc"])
         raise InputError(f"{path}:{plain.line(keys)}: {_spell(keys, fault)}") from None
+
+
+def _number(value: Any) -> Any:
+    """1e-3 as the number that people mean; YAML takes it for text, since it has no dot."""
+    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
 
 def _spell(keys: tuple[int | str, ...], fault: Any) -> str:
@@ -162,9 +187,10 @@ def moved(recipe: Recipe, old: Path, new: Path) -> Recipe:
     """The recipe as it reads in another folder: relative paths lead to the same files."""
 
     def path_from(text: str) -> str:
-        if ":" in text.partition("/")[0]:  # local:NAME, py:module:factory
+        if is_no_path(text):
             return text
-        return Path(os.path.relpath(old / text, new)).as_posix()
+        # A link in either path would lead a relative one astray.
+        return Path(os.path.relpath((old / text).resolve(), new.resolve())).as_posix()
 
     changes: dict[str, Any] = {
         "sources": [source.model_copy(update={"path": path_from(source.path)}) for source in recipe.sources]
@@ -176,7 +202,7 @@ def moved(recipe: Recipe, old: Path, new: Path) -> Recipe:
         if section is not None:
             update = {"root": path_from(section.root)} if section.root is not None else {}
             task = section.task
-            if task.startswith("imagefolder:"):
-                update["task"] = "imagefolder:" + path_from(task.removeprefix("imagefolder:"))
+            if task.startswith(_IMAGE_FOLDER):
+                update["task"] = _IMAGE_FOLDER + path_from(task.removeprefix(_IMAGE_FOLDER))
             changes[name] = section.model_copy(update=update)
     return recipe.model_copy(update=changes)

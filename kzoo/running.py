@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,19 @@ from kzoo.files import new_folder, require_new
 from kzoo.local import weights_sha256
 from kzoo.methods.plan import Plan, read_plan
 from kzoo.methods.surgery import module_body
-from kzoo.methods.transfers import TransferReport, carry_out, make_plan, read_parameters
+from kzoo.methods.transfers import TransferReport, carry_out, make_plan, read_parameters, require_method
 from kzoo.model_card import transfer_card
 from kzoo.model_folder import CARD, CONFIG, RECIPE, WEIGHTS, network_config, write_weights
-from kzoo.recipe import DataSection, PlanSection, Recipe, SourceSection, library_versions, moved, recipe_text
+from kzoo.recipe import (
+    DataSection,
+    PlanSection,
+    Recipe,
+    SourceSection,
+    is_no_path,
+    library_versions,
+    moved,
+    recipe_text,
+)
 from kzoo.sources import Options
 from kzoo.weights import TrainedNetwork, open_trained
 from kzoo.zoo import Zoo
@@ -57,6 +67,18 @@ class Surroundings:
     zoo: Callable[[], Zoo]
     trust_code: bool = False
     progress: Progress | None = None
+    opened: dict[str, TrainedNetwork] = field(default_factory=dict)
+
+    def open(self, path: str) -> TrainedNetwork:
+        """A trained network by its path as the recipe has it; it is read once.
+
+        Raises:
+            InputError: it is none, or has no weights on this machine.
+        """
+        if path not in self.opened:
+            place = path if is_no_path(path) else str(self.base / path)
+            self.opened[path] = open_trained(place, self.zoo, self.trust_code)
+        return self.opened[path]
 
 
 def run_recipe(recipe: Recipe, where: Surroundings, out: Path, force: bool = False) -> Result:
@@ -69,27 +91,41 @@ def run_recipe(recipe: Recipe, where: Surroundings, out: Path, force: bool = Fal
     """
     require_new(out, force)
     parameters = read_parameters(recipe.method, recipe.parameters)
-    threads = torch.get_num_threads()
+    before = torch.get_num_threads()
+    threads = recipe.threads or (recipe.training.threads if recipe.training else None) or before
     try:
-        if recipe.threads is not None:
-            torch.set_num_threads(recipe.threads)
-        spec, module, report, plan = _initialised(recipe, where, parameters)
+        torch.set_num_threads(threads)
+        spec, module, report = _initialised(recipe, where, parameters)
         if recipe.recalibrate is not None:
             _recalibrate(module, recipe.recalibrate, where)
         history, metrics = _trained(recipe, module, report, where, out)
-        recipe = recipe.model_copy(update={"versions": library_versions()})
+        recipe = _completed(recipe, threads, where)
         result = Result(out, recipe, report, history, metrics)
-        # Of several processes that trained together (accelerate launch), one writes.
-        if os.environ.get("RANK", "0") == "0":
-            _write(result, spec, module, plan, where.base, force)
+        if writes():
+            _write(result, spec, module, where, force)
         return result
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
+
+
+def writes() -> bool:
+    """Whether this process writes the result: of several that train together (accelerate launch), the first does."""
+    return int(os.environ.get("WORLD_SIZE", "1")) <= 1 or os.environ.get("RANK", "0") == "0"
+
+
+def _completed(recipe: Recipe, threads: int, where: Surroundings) -> Recipe:
+    """The recipe with what the run adds: threads, versions, and the fingerprints of the images."""
+    images = {
+        name: section.model_copy(update={"fingerprint": load_data(section, where.base).fingerprint})
+        for name in ("recalibrate", "data")
+        if (section := getattr(recipe, name)) is not None
+    }
+    return recipe.model_copy(update={"threads": threads, "versions": library_versions(), **images})
 
 
 def _initialised(
     recipe: Recipe, where: Surroundings, parameters: BaseModel
-) -> tuple[NetworkSpec, nn.Module, TransferReport | None, Plan | None]:
+) -> tuple[NetworkSpec, nn.Module, TransferReport | None]:
     """The target with the source carried over, and what that did."""
     target = recipe.target
     options = Options(target.classes, target.in_chans, target.img_size)
@@ -99,7 +135,7 @@ def _initialised(
             raise InputError(
                 f"the recipe has no source: method {recipe.method} needs one; without it, use method: random"
             )
-        return spec, build_network(spec, where.zoo, target.seed, where.trust_code), None, None
+        return spec, build_network(spec, where.zoo, target.seed, where.trust_code), None
     if len(recipe.sources) > 1:
         raise InputError(f"the recipe has {len(recipe.sources)} sources: method {recipe.method} takes one")
     trained = _checked_source(recipe.sources[0], where)
@@ -107,15 +143,16 @@ def _initialised(
     module = build_network(spec, where.zoo, target.seed, where.trust_code, reserved)
     theirs, ours = source_body(trained), module_body(module)
     plan = None if recipe.plan is None else _checked_plan(recipe.plan, where)
+    if plan is not None:
+        require_method(plan, recipe.method)
     steps = plan or make_plan(theirs, ours, recipe.method, parameters, (trained.name, str(spec)))
     report = carry_out(steps, theirs, ours, parameters)
     remember(module, report.shares, report)
-    return spec, module, report, plan
+    return spec, module, report
 
 
 def _checked_source(source: SourceSection, where: Surroundings) -> TrainedNetwork:
-    path = source.path if ":" in source.path.partition("/")[0] else str(where.base / source.path)
-    trained = open_trained(path, where.zoo, where.trust_code)
+    trained = where.open(source.path)
     if trained.sha256 != source.sha256:
         raise CheckFailed(
             f"{source.path} has the sha256 {trained.sha256}, but the recipe was made with {source.sha256}: fetch that file, "
@@ -158,7 +195,9 @@ def load_data(section: DataSection, base: Path) -> Task:
 def _recalibrate(module: nn.Module, section: DataSection, where: Surroundings) -> None:
     from kzoo.training.evaluation import recalibrate
 
-    images = load_data(section, where.base).train.images
+    task = load_data(section, where.base)
+    _try_out(module, task)
+    images = task.train.images
     recalibrate(module, images[:_RECALIBRATION_IMAGES] if section.train is None else images)
 
 
@@ -174,6 +213,13 @@ def _trained(
     from kzoo.training.loop import train
 
     task, history = load_data(recipe.data, where.base), None
+    scores = _try_out(module, task)
+    if not isinstance(scores, torch.Tensor) or scores.shape != (1, len(task.classes)):
+        shape = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
+        raise InputError(
+            f"{recipe.target.model} gives {shape} for an image, but {task.name} has {len(task.classes)} classes: set "
+            "target.classes to that"
+        )
     if recipe.training is not None:
         groups = param_groups(module) if report is not None and recipe.training.random_lr is not None else None
         history = train(
@@ -182,13 +228,41 @@ def _trained(
             recipe.training,
             groups=groups,
             checkpoint=checkpoint_folder(out),
-            key=recipe.digest,
+            key=f"{recipe.digest} {torch.get_num_threads()}",
             progress=where.progress,
         )
-    metrics: dict[str, Any] = {"test": evaluate(module, task.test), "data": task.fingerprint}
+        if history.diverged is not None:
+            raise CheckFailed(
+                f"the training diverged at step {history.diverged}: its loss is not finite; give it a lower lr, and nothing is "
+                "written until then"
+            )
+    precision = recipe.training.precision if recipe.training is not None else "float32"
+    metrics: dict[str, Any] = {"test": evaluate(module, task.test, precision=precision), "data": task.fingerprint}
     if history is not None:
         metrics["training"] = history.to_dict(timings=False)
     return history, metrics
+
+
+def _try_out(module: nn.Module, task: Task) -> Any:
+    """What the network gives for one image of the task.
+
+    Raises:
+        InputError: it does not take such images.
+    """
+    from kzoo.training.batches import prepare
+    from kzoo.training.evaluation import evaluation_mode
+
+    image = task.train.images[torch.zeros(1, dtype=torch.int64)]
+    try:
+        with torch.no_grad(), evaluation_mode(module):
+            return module(prepare(image, torch.float32))
+    except Exception as error:  # networks raise what they like
+        reason = " ".join(str(error).split()) or type(error).__name__
+        size = "x".join(map(str, task.train.images.shape[1:]))
+        raise InputError(
+            f"the network does not take the images of {task.name}, which are {size} ({reason:.160}): set in_chans or img_size "
+            "of the target, or channels and size of the data"
+        ) from None
 
 
 def checkpoint_folder(out: Path) -> Path:
@@ -196,11 +270,13 @@ def checkpoint_folder(out: Path) -> Path:
     return out.with_name(f".{out.name}.checkpoint")
 
 
-def _write(result: Result, spec: NetworkSpec, module: nn.Module, plan: Plan | None, base: Path, force: bool) -> None:
+def _write(result: Result, spec: NetworkSpec, module: nn.Module, where: Surroundings, force: bool) -> None:
     out, report = result.folder, result.report
-    recipe = moved(result.recipe, base, out)
+    recipe = moved(result.recipe, where.base, out)
+    plan = result.recipe.plan
     if recipe.plan is not None:
         recipe = recipe.model_copy(update={"plan": recipe.plan.model_copy(update={"path": PLAN})})
+    origin = _origin(where, result.recipe)
     extra = {
         "recipe": result.recipe.digest,
         "method": recipe.method,
@@ -210,16 +286,27 @@ def _write(result: Result, spec: NetworkSpec, module: nn.Module, plan: Plan | No
         write_weights(module, folder / WEIGHTS)
         _write_text(folder / CONFIG, _json(network_config(module, spec, extra)))
         _write_text(folder / RECIPE, recipe_text(recipe))
-        _write_text(folder / CARD, transfer_card(spec, recipe, report, result.metrics))
-        if recipe.plan is not None:
-            (folder / PLAN).write_bytes((base / result.recipe.plan.path).read_bytes())  # type: ignore[union-attr]
+        _write_text(folder / CARD, transfer_card(spec, recipe, report, origin, result.metrics))
+        if plan is not None:
+            (folder / PLAN).write_bytes((where.base / plan.path).read_bytes())
         if result.metrics is not None:
             _write_text(folder / METRICS, _json(result.metrics))
     shutil.rmtree(checkpoint_folder(out), ignore_errors=True)
 
 
+def _origin(where: Surroundings, recipe: Recipe) -> str:
+    """What the card calls the source: its id, or its file's name (or its folder's); where it lies helps nobody else."""
+    if not recipe.sources:
+        return ""
+    source = recipe.sources[0]
+    if is_no_path(source.path):
+        return source.path
+    file = where.open(source.path).shards[0].resolve()
+    return file.name if file.stem != "model" else file.parent.name
+
+
 def _json(data: Any) -> str:
-    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -237,8 +324,10 @@ def rehearse_recipe(recipe: Recipe, where: Surroundings) -> tuple[Plan, Transfer
     parameters = read_parameters(recipe.method, recipe.parameters)
     target = recipe.target
     spec = network_spec(target.model, where.zoo, Options(target.classes, target.in_chans, target.img_size))
-    trained = open_trained(recipe.sources[0].path, where.zoo, where.trust_code)
-    with without_weights(on_cpu=spec.name.startswith("regnet")):
+    trained = where.open(recipe.sources[0].path)
+    # RegNets compute with tensors while they are built, which needs real ones; so may whatever somebody else wrote.
+    light = nullcontext() if spec.library == "py" else without_weights(on_cpu=spec.name.startswith("regnet"))
+    with light:
         module = build_network(spec, where.zoo, trust_code=where.trust_code)
     theirs, ours = source_body(trained), module_body(module)
     plan = make_plan(theirs, ours, recipe.method, parameters, (trained.name, str(spec)))

@@ -241,8 +241,27 @@ def file_architecture(path: Path, zoo: Zoo, submodule: str | None = None) -> Arc
 def claimed_architecture(zoo: Zoo, approximate: Architecture, file: WeightsFile) -> Architecture | None:
     """The exact architecture that the config.json beside a file names, if the file has its layers; else None."""
     small = [claim.removeprefix(f"{SMALL}:") for claim in file.claims if claim.startswith(f"{SMALL}:")]
-    found = _small_with_sizes_of(approximate, small[0]) if small else as_claimed(zoo, approximate, file.claims)
+    if small:
+        found = _small_with_sizes_of(approximate, small[0])
+    else:
+        found = as_claimed(zoo, approximate, file.claims) or _built_as_claimed(zoo, approximate, file)
     return found if found is not None and fits(found, approximate) else None
+
+
+def _built_as_claimed(zoo: Zoo, approximate: Architecture, file: WeightsFile) -> Architecture | None:
+    """A known network with other input channels or another image size, built by its library as the file says."""
+    if file.input_size is None:
+        return None
+    channels, size, _ = file.input_size
+    for claim in file.claims:
+        library, _, name = claim.partition(":")
+        if claim in zoo.entries and installed_version(library) is not None:
+            # What the library makes of sizes that somebody else wrote is its own affair.
+            with suppress(Exception):
+                found = _build(library, name, Options(file.classes, channels, size))
+                if fits(found, approximate):
+                    return replace(found, name=approximate.name)
+    return None
 
 
 def _small_with_sizes_of(approximate: Architecture, name: str) -> Architecture | None:

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kzoo.building import seeded
 from kzoo.errors import InputError, KzooWarning
 from kzoo.layers import Architecture
 from kzoo.local import weights_sha256
@@ -21,6 +22,28 @@ from kzoo.zoo import Model, Zoo
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+# Types that torch has too; of the others there is nothing to carry.
+_LOADABLE = frozenset(
+    {
+        "F64",
+        "F32",
+        "F16",
+        "BF16",
+        "F8_E4M3",
+        "F8_E5M2",
+        "I64",
+        "I32",
+        "I16",
+        "I8",
+        "U8",
+        "U16",
+        "U32",
+        "U64",
+        "BOOL",
+        "C64",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +88,8 @@ def open_trained(source: str | Path | nn.Module, zoo: Callable[[], Zoo], trust_c
         return _of_module(source, type(source).__name__)
     text = str(source)
     if text.startswith("py:"):
-        return _of_module(python_module(text.removeprefix("py:"), trust_code), text)
+        with seeded(0):
+            return _of_module(python_module(text.removeprefix("py:"), trust_code), text)
     model = _model(text, zoo)
     if model is not None and model.library == LOCAL:
         path = model.entry.index.path.parent / str(model.fields["path"])
@@ -119,6 +143,12 @@ def _of_file(file: WeightsFile, name: str, zoo: Zoo, model: Model | None = None)
             KzooWarning,
             stacklevel=3,
         )
+    for key, tensor in file.tensors.items():
+        if tensor.dtype not in _LOADABLE:
+            raise InputError(
+                f"{file.path}: tensor {key} has the type {tensor.dtype}, so it is quantised: give a checkpoint of "
+                "floating-point weights"
+            )
     stored: dict[str, Tensor] = {}
     for shard in file.shards:
         stored |= load_file(shard)

@@ -419,3 +419,154 @@ def test_a_small_network_is_trained_carried_over_and_loaded(command, tmp_path):
 def test_a_small_network_that_does_not_exist_is_refused(command, trained_file, tmp_path):
     code, _, said = command("transfer", trained_file, "small:resnet-0x8", "--out", tmp_path / "x")
     assert (code, "'resnet-0x8' is no small network" in said) == (2, True)
+
+
+def test_a_rerun_from_another_place_gives_the_same_card_and_config(command, tmp_path, monkeypatch, trained_file):
+    monkeypatch.chdir(tmp_path)
+    Path("real/deep").mkdir(parents=True)
+    Path("link").symlink_to("real/deep")
+    Path("w.safetensors").write_bytes(trained_file.read_bytes())
+    assert command("transfer", "w.safetensors", "timm:resnet10t", "--classes", 7, "--out", "link/first", "-q")[0] == 0
+    recipe = read_recipe(Path("link/first/recipe.yaml"))
+    assert recipe.threads == torch.get_num_threads()
+    assert command("run", "link/first/recipe.yaml", "--out", "second")[0] == 0
+    ours, theirs = contents(Path("link/first")), contents(Path("second"))
+    assert {name for name in FILES if ours[name] != theirs[name]} == {"recipe.yaml"}
+    assert b"come from `w.safetensors`" in ours["README.md"]
+
+
+def test_the_recipe_of_a_model_of_ones_own_names_it_as_that(command, trained_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command("-C", "zoo", "add", trained_file, "--name", "mine", "--license", "mit")[0] == 0
+    assert command("-C", "zoo", "transfer", "local/mine", "timm:resnet10t", "--out", "one", "-q")[0] == 0
+    assert read_recipe(Path("one/recipe.yaml")).sources[0].path == "local:mine"
+    assert command("-C", "zoo", "run", "one/recipe.yaml", "--out", "deeper/two")[0] == 0
+
+
+def test_a_folder_with_other_input_channels_is_a_whole_source(command, trained_file, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    options = ("--classes", 3, "--in-chans", 1, "-q")
+    source = tmp_path / "convnext.safetensors"
+    save_file(timm.create_model("convnext_atto", num_classes=3).state_dict(), source)
+    assert command("transfer", source, "timm:convnext_atto", *options, "--out", first)[0] == 0
+    code, said, notes = command("transfer", first, "timm:convnext_atto", *options, "--out", second, "--json")
+    assert (code, "guess" in notes) == (0, False)
+    assert (json.loads(said)["similarity"], json.loads(said)["overwritten"]) == (1.0, 1.0)
+    assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
+
+
+def test_a_training_that_diverges_is_no_result(command, recipe_of, tmp_path):
+    training = {"epochs": 1, "optimizer": "sgd", "lr": 100.0, "batch_size": 40}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe_of(training=training)))
+    code, _, said = command("run", tmp_path / "r.yaml", "--out", tmp_path / "out")
+    assert (code, (tmp_path / "out").exists()) == (1, False)
+    assert "the training diverged at step" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"target": {"model": "timm:resnet10t", "classes": 10}, "recalibrate": None}, "does not take the images of digits, which are 1x16x16"),
+        ({"target": {"model": "timm:resnet10t", "classes": 10}, "data": None, "training": None}, "does not take the images of digits"),
+        ({"target": {"model": "timm:resnet10t", "classes": 5, "in_chans": 1}, "training": None}, "but digits has 10 classes"),
+    ],
+)  # fmt: skip
+def test_a_network_that_does_not_fit_the_images_is_refused(command, recipe_of, tmp_path, change, said):
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe_of(**change)))
+    code, _, error = command("run", tmp_path / "r.yaml", "--out", tmp_path / "out")
+    assert (code, said in error) == (2, True), error
+
+
+def test_a_rate_without_a_dot_is_a_number(tmp_path, recipe_of):
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe_of()).replace("lr: 0.001", "lr: 1e-3"))
+    assert read_recipe(tmp_path / "r.yaml").training.lr == 0.001
+
+
+def test_a_plan_of_another_method_is_refused(command, trained_file, tmp_path):
+    plan = tmp_path / "plan.json"
+    assert command("transfer", trained_file, "timm:resnet10t", "--method", "by_name", "--plan", plan, "-q")[0] == 0
+    code, _, said = command("transfer", trained_file, "timm:resnet10t", "--from-plan", plan, "--out", tmp_path / "o")
+    assert (code, "the plan was made by the method by_name, not by dpiat" in said) == (2, True)
+    both = ("--from-plan", plan, "--plan", plan, "--out", tmp_path / "o")
+    code, _, said = command("transfer", trained_file, "timm:resnet10t", *both)
+    assert (code, "give one of them" in said) == (2, True)
+
+
+def test_a_full_disk_is_the_world_s_fault(command, trained_file, tmp_path, monkeypatch):
+    from safetensors import SafetensorError
+
+    def full(*_arguments, **_options):
+        raise SafetensorError("Error while serializing: I/O error: File too large (os error 27)")
+
+    monkeypatch.setattr("kzoo.model_folder.save_file", full)
+    code, _, said = command("transfer", trained_file, "timm:resnet10t", "--out", tmp_path / "o", "-q")
+    assert (code, "model.safetensors cannot be written" in said, list(tmp_path.iterdir())) == (3, True, [])
+
+
+def test_a_config_may_not_make_timm_read_other_files(command, trained_file, tmp_path):
+    out = tmp_path / "o"
+    assert command("transfer", trained_file, "timm:resnet10t", "--out", out, "-q")[0] == 0
+    config = json.loads((out / "config.json").read_text())
+    for change, said in (
+        ({"model_args": {"checkpoint_path": "evil.pth"}}, "model argument 'checkpoint_path'"),
+        ({"architecture": "hf-hub:somebody/something"}, "no network of timm"),
+    ):
+        (out / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(InputError, match=said):
+            kzoo.load(out)
+
+
+def test_types_that_torch_lacks_are_refused(tmp_path):
+    import struct
+
+    header = json.dumps({"fc.weight": {"dtype": "F4", "shape": [2, 4], "data_offsets": [0, 4]}}).encode()
+    path = tmp_path / "q.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    with pytest.raises(InputError, match="the type F4, so it is quantised"):
+        kzoo.transfer(path, "timm:resnet10t")
+
+
+def test_a_kill_between_the_two_renames_of_force_brings_the_old_folder_back(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "recipe.yaml").write_text("old")
+    script = """
+import os, signal
+from pathlib import Path
+from kzoo.files import new_folder
+with new_folder(Path("out"), force=True) as folder:
+    Path.rename, rename = lambda old, new: (rename(old, new), os.kill(os.getpid(), signal.SIGKILL)), Path.rename
+"""
+    assert subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=False).returncode == -signal.SIGKILL
+    assert not out.exists()
+    with pytest.raises(InputError, match="exists"), new_folder(out):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (out / "recipe.yaml").read_text() == "old"
+
+
+def test_what_a_control_group_leaves_counts_unused_pages_as_free(tmp_path):
+    from kzoo.building import _free_in_group
+
+    for name, text in (("max", "1000"), ("current", "900"), ("stat", "anon 10\ninactive_file 300\n")):
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert _free_in_group(tmp_path) == 400
+
+
+def test_a_factory_with_random_weights_is_the_same_source_twice(command, tmp_path, monkeypatch):
+    (tmp_path / "ours.py").write_text(
+        "import timm\ndef net():\n    return timm.create_model('resnet10t', num_classes=7)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert command("transfer", "py:ours:net", "timm:resnet10t", "--trust-code", "--out", "o", "-q")[0] == 0
+    assert command("run", "o/recipe.yaml", "--trust-code", "--out", "p")[0] == 0
+    assert Path("o/model.safetensors").read_bytes() == Path("p/model.safetensors").read_bytes()
+
+
+def test_of_several_processes_the_first_writes(command, trained_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert command("transfer", trained_file, "timm:resnet10t", "--out", tmp_path / "alone", "-q")[0] == 0
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    recipe = tmp_path / "alone" / "recipe.yaml"
+    code, said, notes = command("run", recipe, "--out", tmp_path / "second")
+    assert (code, said, "Load it" in notes, (tmp_path / "second").exists()) == (0, "", False, False)

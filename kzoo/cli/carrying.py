@@ -78,6 +78,8 @@ def transfer(directory: Path | None, /, source: str, target: str, out: Path | No
 
     if out is None and options["plan"] is None:
         raise InputError("there is nothing to do: give --out DIR for the model, or --plan FILE for the plan")
+    if options["plan"] is not None and options["from_plan"] is not None:
+        raise InputError("--plan writes a plan and --from-plan reads one: give one of them")
     if out is not None:
         require_new(out, options["force"])
     where = _surroundings(directory, options["trust_code"])
@@ -110,9 +112,8 @@ def _recipe(source: str, target: str, options: dict[str, Any], where: Surroundin
     from kzoo.local import weights_sha256
     from kzoo.methods.plan import read_plan
     from kzoo.methods.transfers import read_parameters
-    from kzoo.recipe import DataSection, PlanSection, Recipe, SourceSection, TargetSection
+    from kzoo.recipe import DataSection, PlanSection, Recipe, SourceSection, TargetSection, is_no_path
     from kzoo.sources import Options
-    from kzoo.weights import open_trained
 
     method = options["method"]
     names = ("variant", "standardization", "matching", "operator")
@@ -121,7 +122,12 @@ def _recipe(source: str, target: str, options: dict[str, Any], where: Surroundin
     read_parameters(method, parameters)
     sizes = {name: options[name] for name in ("classes", "in_chans", "img_size")}
     network_spec(target, where.zoo, Options(**sizes))
-    trained = open_trained(source, where.zoo, where.trust_code)
+    trained = where.open(source)
+    if trained.model is not None:
+        source = f"local:{trained.model.name}"
+    elif not is_no_path(source):
+        source = str(Path(source).expanduser())
+    where.opened[source] = trained
     plan = options["from_plan"]
     if plan is not None:
         read_plan(plan)
@@ -149,7 +155,7 @@ def _parameter(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     try:
         return name, yaml.safe_load(value) if equals and name else 1 / 0
-    except (ZeroDivisionError, yaml.YAMLError):
+    except (ZeroDivisionError, ValueError, yaml.YAMLError):
         raise InputError(f"parameter {text!r:.80} is not NAME=VALUE, such as rescale=false") from None
 
 
@@ -199,7 +205,9 @@ def _share(part: PartReport) -> float:
 def _tell_loading(result: Result) -> None:
     library = result.recipe.target.model.partition(":")[0]
     call = f'timm.create_model("local-dir:{result.folder}", pretrained=True)'
-    hint(f"Load it: {call if library.startswith('timm') else f'kzoo.load({str(result.folder)!r})'}")
+    if not library.startswith("timm"):
+        call = f"kzoo.load({str(result.folder)!r}{', trust_code=True' if library == 'py' else ''})"
+    hint(f"Load it: {call}")
 
 
 @click.command(epilog="\b\nExamples:\n  kzoo run start/recipe.yaml --out again\n  kzoo run finetune.yaml --out trained")
@@ -216,10 +224,12 @@ def run(directory: Path | None, /, recipe: Path, out: Path, force: bool, trust_c
     interrupted goes on from its last epoch.
     """
     from kzoo.recipe import read_recipe
-    from kzoo.running import run_recipe
+    from kzoo.running import run_recipe, writes
 
     wanted = read_recipe(recipe)
     result = run_recipe(wanted, _surroundings(directory, trust_code, recipe.parent), out, force)
+    if not writes():
+        return
     if as_json:
         report = None if result.report is None else result.report.to_dict()
         print_json({"folder": str(out), "recipe": wanted.digest, "report": report, "metrics": result.metrics})

@@ -126,6 +126,18 @@ def make_plan(source: Body, target: Body, method: str, parameters: BaseModel, na
     return Plan(source=names[0], target=names[1], method=method, steps=tuple(steps))
 
 
+def require_method(plan: Plan, method: str) -> None:
+    """Refuse a plan that another method made.
+
+    Raises:
+        InputError: it did.
+    """
+    if plan.method != method:
+        raise InputError(
+            f"the plan was made by the method {plan.method:.80}, not by {method}: give that method with it"
+        )
+
+
 def carry_out(plan: Plan, source: Body, target: Body, parameters: BaseModel, rehearsal: bool = False) -> TransferReport:
     """Carry a plan out on the target's tensors, in place, or only say what that would do (``rehearsal``).
 

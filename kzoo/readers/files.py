@@ -150,6 +150,9 @@ def _claims(name: Any, config: Mapping[str, Any]) -> tuple[str, ...]:
     prefix, colon, rest = name.partition(":")
     if prefix == SMALL and colon:
         return (name,)
+    if colon and prefix not in LIBRARIES:
+        # A factory of somebody's own, or a library that kzoo does not know.
+        return ()
     libraries = (library,) if library in LIBRARIES else LIBRARIES
     if colon and prefix in LIBRARIES:
         libraries, name = (prefix,), rest
