@@ -29,9 +29,22 @@ _PACKED = ("qkv", "in_proj_weight", "to_qkv", "Wqkv")
 
 
 def unfilled(name: str) -> nn.Module:
-    """A timm network on the CPU, its weights in memory that nobody has written to."""
-    with without_weights(on_cpu=True):
+    """A timm network on the CPU, its weights in memory that nobody has written to.
+
+    It is built on the meta device: some initialisers read what was drawn, and draw again until it suits them.
+    """
+    with without_weights():
         module: nn.Module = timm.create_model(name.removeprefix("timm:"))
+    # By tensor, so that what two layers share stays one.
+    ours: dict[Tensor, Tensor] = {}
+    for part in module.modules():
+        for tensors in (part._parameters, part._buffers):
+            for key, tensor in tensors.items():
+                if tensor is not None:
+                    if tensor not in ours:
+                        empty = torch.empty_like(tensor, device="cpu")
+                        ours[tensor] = nn.Parameter(empty) if isinstance(tensor, nn.Parameter) else empty
+                    tensors[key] = ours[tensor]
     return module
 
 

@@ -50,10 +50,15 @@ def test_sixty_pairs_of_as_many_families(zoo: Zoo) -> None:
     carry_along(names)
 
 
-@pytest.mark.parametrize("method", ["by_name", "weight_selection"])
 @pytest.mark.parametrize(
-    ("source", "target"),
-    [("deit_small_patch16_224", "vit_tiny_patch16_224"), ("resnet50d", "resnet26d"), ("convnext_nano", "convnext_atto")],
+    ("source", "target", "method"),
+    [
+        ("deit_small_patch16_224", "vit_small_patch16_224", "by_name"),
+        ("resnet50d", "resnet26d", "by_name"),
+        ("deit_small_patch16_224", "vit_tiny_patch16_224", "weight_selection"),
+        ("resnetaa50", "resnet18", "weight_selection"),
+        ("convnext_nano", "convnext_atto", "weight_selection"),
+    ],
 )
 def test_relatives_whose_layers_have_the_same_names(source: str, target: str, method: str) -> None:
     ours, theirs = fill(unfilled(target), -1), fill(unfilled(source), 1)
