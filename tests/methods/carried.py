@@ -177,7 +177,9 @@ def _expected(told: TransferReport, report: PartReport, role: str, before: Tenso
     pieces = 3 if (full_state or selecting) and _is_packed(report) else 1
     output = 1 if role == "weight" and report.kind.startswith("conv_transpose") else 0
     weighted = report.kind.startswith("conv") or report.kind == "linear"
-    inputs = [axis for axis in range(ours.ndim) if axis != output] if role == "weight" and weighted and full_state else []
+    inputs = (
+        [axis for axis in range(ours.ndim) if axis != output] if role == "weight" and weighted and full_state else []
+    )
     result = []
     for piece, theirs_piece in zip(ours.chunk(pieces, output), theirs.chunk(pieces, output), strict=True):
         taken, place = _laid(theirs_piece, piece.shape, selecting)
@@ -195,7 +197,9 @@ def _is_packed(report: PartReport) -> bool:
     assert report.source is not None
     assert report.source_shape is not None
     sides = ((report.target, report.shape), (report.source, report.source_shape))
-    return report.kind == "linear" and all(name.split(".")[-1] in _PACKED and shape[0] % 3 == 0 for name, shape in sides)
+    return report.kind == "linear" and all(
+        name.split(".")[-1] in _PACKED and shape[0] % 3 == 0 for name, shape in sides
+    )
 
 
 def _laid(theirs: Tensor, ours: Sequence[int], selecting: bool) -> tuple[Tensor, tuple[slice, ...]]:
@@ -203,11 +207,8 @@ def _laid(theirs: Tensor, ours: Sequence[int], selecting: bool) -> tuple[Tensor,
     place = []
     for axis, (size, wanted) in enumerate(zip(tuple(theirs.shape), ours, strict=True)):
         count = min(size, wanted)
-        first = 0 if selecting else (wanted - count) // 2
-        if selecting:
-            indices = [index * size // count for index in range(count)]
-        else:
-            indices = [(size - count) // 2 + index for index in range(count)]
+        first, start = (0, 0) if selecting else ((wanted - count) // 2, (size - count) // 2)
+        indices = [index * size // count if selecting else start + index for index in range(count)]
         if count < size:
             theirs = theirs.index_select(axis, torch.tensor(indices))
         place.append(slice(first, first + count))

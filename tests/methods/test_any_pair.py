@@ -108,7 +108,9 @@ def test_two_thousand_pairs_of_all_architectures_on_paper(zoo: Zoo) -> None:
     shuffler = random.Random(2)
     shuffler.shuffle(names)
     pairs = [*zip(names, names[1:] + names[:1], strict=True)]
-    pairs += [(names[a], names[b]) for a, b in (shuffler.sample(range(len(names)), 2) for _ in range(2000 - len(names)))]
+    pairs += [
+        (names[a], names[b]) for a, b in (shuffler.sample(range(len(names)), 2) for _ in range(2000 - len(names)))
+    ]
     bodies = {name: without_values(name) for name in names}
     for source, target in pairs:
         for variant in ("full_state", "paper"):
