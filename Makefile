@@ -28,6 +28,7 @@ bench: $(VENV)/.bench  ## Measure; writes benchmarks/results.
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.headers
 	$(BIN)/python -m benchmarks.tasks
+	$(BIN)/python -m benchmarks.surgery
 
 docs: $(VENV)/.light  ## Write docs/commands.md from the commands' help, and the README's picture.
 	$(BIN)/python -m docs.commands

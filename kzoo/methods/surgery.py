@@ -197,7 +197,7 @@ def _operate(steps: Iterable[Step], source: Body, target: Body, choices: Choices
         own = {role: key for role, key in part.tensors.items() if id(target.tensors[key]) not in written}
         written |= {id(target.tensors[key]) for key in own.values()}
         step = by_target.get(name, Step(target=name))
-        if step.source is None or "weight" not in own:
+        if step.source is None or not own:
             yield _Laid(step, part, own)
         else:
             yield _carry(step, source, part, own, target, choices)
@@ -227,7 +227,7 @@ class _Laid:
         tensors = {key: (self.overwritten.get(key, 0), count) for key, count in entries.items()}
         shape, count = self.part.shape, sum(entries.values())
         if self.shape is None or self.step.source is None:
-            note = "stays as it was initialised" if "weight" in self.own else "shares its weight with a part above"
+            note = "stays as it was initialised" if self.own else "shares its weight with a part above"
             return PartReport(self.part.name, self.part.kind, shape, count, note=note, tensors=tensors)
         return PartReport(
             self.part.name,
@@ -253,8 +253,11 @@ def _carry(step: Step, source: Body, part: Part, own: Mapping[str, str], target:
     weight, note = _adapted(theirs, source, part, target, choices)
     packed = part.packed if choices.packed and theirs.packed == part.packed else 1
     layout = _Layout(part, packed, choices)
-    placements, factor = layout.carry_weight(weight, target.tensors[part.tensors["weight"]].view(part.shape))
-    overwritten = {part.tensors["weight"]: packed * _count(placements)}
+    there = target.tensors[part.tensors["weight"]]
+    # A weight that a part above has is laid beside it: how it would lie decides where a bias of one's own goes.
+    there = there if "weight" in own else torch.empty_like(there)
+    placements, factor = layout.carry_weight(weight, there.view(part.shape))
+    overwritten = {own["weight"]: packed * _count(placements)} if "weight" in own else {}
     statistics = False
     for role, key in own.items():
         if role == "weight" or role not in theirs.tensors or (role not in LEARNED and not choices.statistics):
@@ -315,7 +318,7 @@ class _Layout:
 
     def carry_vector(self, values: Tensor, there: Tensor, placements: Sequence[Placement], shape: Sequence[int]) -> int:
         """Lay what has an entry per output (bias, statistics) as the weight's outputs lie; returns the entries written."""
-        if not there.ndim or not values.ndim:
+        if values.shape == there.shape or not there.ndim or not values.ndim:
             there.copy_(values)
             return there.numel()
         axis = self.part.output_axis
