@@ -10,7 +10,9 @@ import difflib
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +83,7 @@ class Body:
     tensors: Mapping[str, Tensor]
     parts: Mapping[str, Part]
 
-    @property
+    @cached_property
     def input_part(self) -> str | None:
         """The convolution that sees the image."""
         return first_convolution(self.architecture)
@@ -117,10 +119,10 @@ def operate(steps: Sequence[Step], source: Body, target: Body, choices: Choices)
             values that are not finite or too large for the target's number format.
     """
     reports = rehearse(steps, source, target, choices)
-    for step in steps:
-        if step.source is not None:
-            _check_values(source, source.parts[step.source], target, target.parts[step.target])
     with torch.no_grad():
+        for step in steps:
+            if step.source is not None:
+                _check_values(source, source.parts[step.source], target, target.parts[step.target])
         for _ in _operate(steps, source, target, choices):
             pass
     return reports
@@ -203,8 +205,7 @@ def _operate(steps: Iterable[Step], source: Body, target: Body, choices: Choices
             yield _carry(step, source, part, own, target, choices)
 
 
-@dataclass(frozen=True)
-class _Laid:
+class _Laid(NamedTuple):
     """What was laid over a part's ``own`` tensors, those that no part before it has; without ``shape`` nothing was.
 
     ``shape`` and ``placements`` are those of the source's weight, ``overwritten`` entries by tensor.
@@ -215,7 +216,7 @@ class _Laid:
     own: Mapping[str, str]
     shape: tuple[int, ...] | None = None
     placements: Sequence[Placement] = ()
-    overwritten: Mapping[str, int] = field(default_factory=dict)
+    overwritten: Mapping[str, int] = MappingProxyType({})
     packed: int = 1
     factor: float = 1.0
     statistics: bool = False
