@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format bench docs fuzz index verify clean
+.PHONY: demo test lint format bench gain docs fuzz index verify clean
 
 demo: $(VENV)/.light  ## Install the light core and recommend a source for a network.
 	$(BIN)/kzoo recommend timm:resnet26d --exclude-same
@@ -29,6 +29,11 @@ bench: $(VENV)/.bench  ## Measure; writes benchmarks/results.
 	$(BIN)/python -m benchmarks.headers
 	$(BIN)/python -m benchmarks.tasks
 	$(BIN)/python -m benchmarks.surgery
+	$(BIN)/python -m benchmarks.training
+
+gain: $(VENV)/.bench  ## Does a good start help? At most an hour on two cores; resumes where it was stopped. Writes benchmarks/results.
+	$(BIN)/python -m benchmarks.gain
+	$(BIN)/python -m benchmarks.gain_tables
 
 docs: $(VENV)/.light  ## Write docs/commands.md from the commands' help, and the README's picture.
 	$(BIN)/python -m docs.commands

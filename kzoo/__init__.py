@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from kzoo.carrying import initialize, param_groups, report, transfer
+    from kzoo.carrying import carry_optimizer, initialize, param_groups, report, transfer
     from kzoo.errors import CheckFailed, InputError, KzooError, WorldError
     from kzoo.facade import architecture, match, recommend, similarity
     from kzoo.layers import Architecture, Layer
@@ -24,6 +24,7 @@ __all__ = [
     "WorldError",
     "__version__",
     "architecture",
+    "carry_optimizer",
     "initialize",
     "load",
     "match",
@@ -46,6 +47,7 @@ _HOMES = {
     "match": "kzoo.facade",
     "recommend": "kzoo.facade",
     "similarity": "kzoo.facade",
+    "carry_optimizer": "kzoo.carrying",
     "initialize": "kzoo.carrying",
     "load": "kzoo.model_folder",
     "param_groups": "kzoo.carrying",

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kzoo.errors import InputError, KzooError
+from kzoo.readers.files import SMALL
 from kzoo.readers.libraries import LIBRARIES
-from kzoo.sources import Options, python_module, resolve
+from kzoo.sources import Options, python_module, resolve, small_module
 from kzoo.zoo import Zoo
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _PYTHON = "py"
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """A network to build: its library (``timm``, ``torchvision`` or ``py``), its name there, and what is changed of it."""
+    """A network to build: its library (``timm``, ``torchvision``, ``small`` or ``py``), its name there, what is changed."""
 
     library: str
     name: str
@@ -35,7 +36,9 @@ class NetworkSpec:
 
 
 def network_spec(text: str, zoo: Callable[[], Zoo], options: Options | None = None) -> NetworkSpec:
-    """The network that ``text`` names: ``timm:NAME``, ``torchvision:NAME``, a registry id, ``py:package.module:factory``.
+    """The network that ``text`` names.
+
+    That is ``timm:NAME``, ``torchvision:NAME``, ``small:NAME``, a registry id, or ``py:package.module:factory``.
 
     Raises:
         InputError: it names no network that can be built, or a part of one is asked for.
@@ -54,11 +57,11 @@ def network_spec(text: str, zoo: Callable[[], Zoo], options: Options | None = No
         return NetworkSpec(
             entry.library, f"{entry.name}.{tag}" if tag and entry.library == "timm" else entry.name, options
         )
-    if library in LIBRARIES and name:
+    if library in (*LIBRARIES, SMALL) and name:
         return NetworkSpec(library, name, options)
     raise InputError(
-        f"{text!r} names no network that can be built: expected timm:NAME, torchvision:NAME, a registry id like "
-        f"timm/resnet18.a1_in1k, or py:package.module:factory; nearest: {', '.join(zoo().nearest(text))}"
+        f"{text!r} names no network that can be built: expected timm:NAME, torchvision:NAME, small:NAME, a registry id "
+        f"like timm/resnet18.a1_in1k, or py:package.module:factory; nearest: {', '.join(zoo().nearest(text))}"
     )
 
 
@@ -78,7 +81,7 @@ def build_network(
             return python_module(spec.name, trust_code)
     architecture = resolve(str(spec), zoo, spec.options)
     require_memory(str(spec), architecture.entries * _BYTES_PER_ENTRY, reserved)
-    create = {"timm": _timm_network, "torchvision": _torchvision_network}[spec.library]
+    create = {"timm": _timm_network, "torchvision": _torchvision_network, SMALL: small_module}[spec.library]
     try:
         with seeded(seed), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -136,7 +139,7 @@ def require_memory(what: str, needed: int, reserved: int = 0) -> None:
     """
     free = free_memory()
     if needed + reserved > free:
-        beside = f" and {reserved / 2**30:.1f} GiB for its source" if reserved else ""
+        beside = f" and {reserved / 2**30:.1f} GiB for its source" if reserved > needed / 20 else ""
         raise InputError(
             f"{what} needs {needed / 2**30:.1f} GiB of memory{beside}, and {free / 2**30:.1f} GiB are free: take a smaller "
             "network, or a machine with more memory"

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 from kzoo.building import build_network, network_spec
 from kzoo.errors import InputError
 from kzoo.facade import Registry, open_zoo
-from kzoo.methods.plan import Plan, read_plan
+from kzoo.methods.optimizer_state import carry_state
+from kzoo.methods.plan import Plan, Step, read_plan
 from kzoo.methods.surgery import Body, body, module_body
-from kzoo.methods.transfers import TransferReport, carry_out, make_plan, read_parameters
+from kzoo.methods.transfers import TransferReport, carry_out, make_plan, read_parameters, transfer_method
+from kzoo.refine import refined
 from kzoo.search import search
 from kzoo.sources import Options, is_torch_module
 from kzoo.weights import TrainedNetwork, open_trained
@@ -99,7 +103,7 @@ def initialize(
                 "no trained model is on this machine: 'kzoo add' one, or give a source (the path of a safetensors file)"
             )
         wanted = architecture(target, classes=classes, in_chans=in_chans, img_size=img_size, registry=zoo)
-        ranked = search(zoo, wanted, len(zoo.models), "symmetric", None, True)
+        ranked = search(refined(zoo), wanted, len(zoo.models), "symmetric", None, True)
         source = next(row.model for row in ranked if row.model in own)
     return transfer(source, target, classes=classes, in_chans=in_chans, img_size=img_size, seed=seed, registry=zoo)
 
@@ -143,3 +147,32 @@ def param_groups(module: nn.Module, threshold: float = 0.5) -> list[dict[str, An
         group["params"].append(parameter)
         group["param_names"].append(key)
     return list(groups.values())
+
+
+def carry_optimizer(
+    source: nn.Module, source_optimizer: Optimizer, target: nn.Module, target_optimizer: Optimizer
+) -> TransferReport:
+    """Carry the source's optimiser state to the target's, along with the weights that `transfer` carried between them.
+
+    Momenta and second moments go where their weights went, steps are counted on; parameters that received nothing start
+    anew. Gives the report of the transfer with that said; both optimisers must be of one kind.
+
+    Raises:
+        InputError: nothing was carried into the target, from another network, or the optimisers differ in kind.
+    """
+    told = report(target)
+    if type(source_optimizer) is not type(target_optimizer):
+        raise InputError(
+            f"the state of {type(source_optimizer).__name__} means nothing to {type(target_optimizer).__name__}: use one kind"
+        )
+    theirs, ours = module_body(source), module_body(target)
+    steps = [Step(target=part.target, source=part.source, score=part.score) for part in told.parts]
+    if any(step.source is not None and step.source not in theirs.parts for step in steps):
+        raise InputError(f"the weights of this target came from {told.source}: give that network and its optimiser")
+    choices = transfer_method(told.method).choices(read_parameters(told.method, told.parameters))
+    if choices.operator == "magnitude":
+        raise InputError("magnitude chooses channels by their weights, which a state does not tell: leave it reset")
+    carried, fresh = carry_state((theirs, source, source_optimizer), (ours, target, target_optimizer), steps, choices)
+    told = replace(told, optimizer=f"carried along for {len(carried)} parameters, reset for {len(fresh)}")
+    remember(target, told.shares, told)
+    return told

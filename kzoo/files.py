@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kzoo.errors import InputError, WorldError
+
+#: What every folder that kzoo writes holds.
+_OURS = "recipe.yaml"
 
 
 @contextmanager
@@ -48,13 +52,14 @@ def new_folder(path: Path, force: bool = False) -> Iterator[Path]:
     temporary = old = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        _remove_leftovers(path)
+        temporary = _beside(path)
         yield temporary
         # mkdtemp makes a folder that nobody else may read.
         temporary.chmod(0o777 & ~_umask())
         if path.exists():
             require_new(path, force)
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+            old = _beside(path)
             path.rename(old / path.name)
         temporary.rename(path)
     except OSError as error:
@@ -68,7 +73,7 @@ def new_folder(path: Path, force: bool = False) -> Iterator[Path]:
 
 
 def require_new(path: Path, force: bool) -> None:
-    """Refuse an output folder that exists, unless ``force`` is to replace it.
+    """Refuse an output folder that exists, unless ``force`` is to replace it and it is empty or a result of kzoo.
 
     Raises:
         InputError: it does.
@@ -77,6 +82,31 @@ def require_new(path: Path, force: bool) -> None:
         raise InputError(f"{path} exists and is no folder: give another place for the results")
     if path.exists() and not force:
         raise InputError(f"{path} exists: give another folder, or --force to replace it")
+    if path.exists() and any(path.iterdir()) and not (path / _OURS).exists():
+        raise InputError(f"{path} holds other things than a model of kzoo, so it is not replaced: give another folder")
+
+
+def _beside(path: Path) -> Path:
+    return Path(tempfile.mkdtemp(prefix=f".{path.name}.{os.getpid()}.", suffix=".tmp", dir=path.parent))
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what processes that were killed have left of ``path``."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.\w+\.tmp")
+    for found in path.parent.glob(".*.tmp"):
+        named = pattern.fullmatch(found.name)
+        if named and not _runs(int(named[1])):
+            shutil.rmtree(found, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 def _umask() -> int:

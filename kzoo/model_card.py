@@ -17,8 +17,9 @@ def transfer_card(
     spec: NetworkSpec, recipe: Recipe, report: TransferReport | None, metrics: Mapping[str, Any] | None
 ) -> str:
     """The card of a network that weights were carried into, trained or not."""
-    metadata = {"library_name": spec.library, "tags": ["kzoo", f"kzoo-{recipe.method}"]}
-    if spec.library in ("timm", "torchvision") and recipe.target.classes != 0:
+    library = spec.library if spec.library in ("timm", "torchvision") else "kzoo"
+    metadata = {"library_name": library, "tags": ["kzoo", f"kzoo-{recipe.method}"]}
+    if spec.library != "py" and recipe.target.classes != 0:
         metadata["pipeline_tag"] = "image-classification"
     head = yaml.safe_dump(metadata, sort_keys=False)
     parts = [f"# {spec}", _origin(recipe, report), *_trained(recipe, metrics), _loading(spec), _rebuilding()]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from kzoo.building import NetworkSpec, build_network
 from kzoo.errors import InputError
 from kzoo.facade import Registry, open_zoo
-from kzoo.readers.files import read_weights_file
+from kzoo.readers.files import SMALL, read_weights_file
 from kzoo.readers.safetensors import parse_object, read_bounded
 from kzoo.sources import Options
 
@@ -56,10 +56,11 @@ def network_config(module: nn.Module, spec: NetworkSpec, extra: Mapping[str, Any
     if spec.library == "timm":
         config = _timm_config(module)
     else:
-        args = {"num_classes": spec.options.classes, "image_size": spec.options.img_size}
+        options = spec.options
+        args = {"num_classes": options.classes, "image_size": options.img_size, "in_chans": options.in_chans}
         config = {
-            "library_name": spec.library,
-            "architecture": spec.name if spec.library != "py" else str(spec),
+            "library_name": "torchvision" if spec.library == "torchvision" else "kzoo",
+            "architecture": spec.name if spec.library == "torchvision" else str(spec),
             "model_args": {key: value for key, value in args.items() if value is not None},
         }
     return config | {"kzoo": dict(extra)}
@@ -111,7 +112,7 @@ def load(folder: str | Path, *, trust_code: bool = False, registry: Registry = N
 def _rebuilt(folder: Path, config: Mapping[str, Any], trust_code: bool, registry: Registry) -> nn.Module:
     library, name = config.get("library_name", "timm"), config.get("architecture")
     args = config.get("model_args", {})
-    if library not in ("timm", "torchvision", "py") or not isinstance(name, str) or not isinstance(args, dict):
+    if library not in ("timm", "torchvision", "kzoo") or not isinstance(name, str) or not isinstance(args, dict):
         raise InputError(f"{folder / CONFIG} names no network that kzoo can build: expected one of timm or torchvision")
     if library == "timm":
         import timm
@@ -124,8 +125,11 @@ def _rebuilt(folder: Path, config: Mapping[str, Any], trust_code: bool, registry
             reason = " ".join(str(error).split())
             raise InputError(f"{folder / CONFIG} names timm:{name}, which cannot be built: {reason:.200}") from None
         return module
-    options = Options(classes=args.get("num_classes"), img_size=args.get("image_size"))
-    spec = NetworkSpec(library, name.removeprefix("py:"), options)
+    options = Options(args.get("num_classes"), args.get("in_chans"), args.get("image_size"))
+    own, _, rest = name.partition(":")
+    spec = NetworkSpec(own, rest, options) if library == "kzoo" else NetworkSpec(library, name, options)
+    if spec.library not in ("torchvision", SMALL, "py"):
+        raise InputError(f"{folder / CONFIG} names {name!r:.80}, which kzoo cannot build")
     return build_network(spec, lambda: open_zoo(registry), trust_code=trust_code)
 
 

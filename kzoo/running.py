@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,7 +79,9 @@ def run_recipe(recipe: Recipe, where: Surroundings, out: Path, force: bool = Fal
         history, metrics = _trained(recipe, module, report, where, out)
         recipe = recipe.model_copy(update={"versions": library_versions()})
         result = Result(out, recipe, report, history, metrics)
-        _write(result, spec, module, plan, where.base, force)
+        # Of several processes that trained together (accelerate launch), one writes.
+        if os.environ.get("RANK", "0") == "0":
+            _write(result, spec, module, plan, where.base, force)
         return result
     finally:
         torch.set_num_threads(threads)

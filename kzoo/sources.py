@@ -1,7 +1,8 @@
 """The one parser of the strings that name a network, and how each becomes an architecture.
 
 ``timm:resnet18`` · ``torchvision:resnet18`` · ``timm/resnet18.a1_in1k`` (a registry id) · ``local:NAME`` ·
-``path/to/file.safetensors`` or a folder holding one · ``py:package.module:factory``. The zoo answers where it can,
+``small:resnet-2x16`` (`kzoo.training.networks`) · ``path/to/file.safetensors`` or a folder holding one ·
+``py:package.module:factory``. The zoo answers where it can,
 without torch; what it does not hold is built by the library, or read from the file's header.
 """
 
@@ -13,7 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -21,16 +22,18 @@ from kzoo.errors import InputError, KzooError, KzooWarning
 from kzoo.heads import with_classes
 from kzoo.index import Entry
 from kzoo.layers import MOST_SIZE, Architecture
-from kzoo.readers.files import looks_like_path, read_weights_file
+from kzoo.readers.files import SMALL, WeightsFile, looks_like_path, read_weights_file
 from kzoo.readers.libraries import LIBRARIES, LOCAL, load_library
-from kzoo.refine import as_claimed, identify
+from kzoo.refine import as_claimed, fits, identify
 from kzoo.zoo import Zoo
 
 if TYPE_CHECKING:
     from torch import nn
 
+#: What one of `kzoo.training.networks` has unless something else is asked for.
+SMALL_CLASSES, SMALL_CHANNELS = 10, 3
 _EXPECTED = (
-    "expected timm:NAME, torchvision:NAME, local:NAME, a registry id like timm/resnet18.a1_in1k, the path of a safetensors file or of "
+    "expected timm:NAME, torchvision:NAME, small:NAME, local:NAME, a registry id like timm/resnet18.a1_in1k, the path of a safetensors file or of "
     "a folder that holds one, or py:package.module:factory"
 )
 
@@ -97,11 +100,35 @@ def _resolve_string(text: str, zoo: Zoo, options: Options) -> Architecture:
     if known is not None:
         _tell_version(known[0])
         return _form_of(*known, text, options)
+    if library == SMALL and colon:
+        return _small(name, options)
     if library in LIBRARIES and colon:
         return _from_library(text, library, name, zoo, options)
     if not text.startswith(("hf:", f"{LOCAL}:")) and looks_like_path(text):
         return _from_file(Path(text), zoo, options)
     raise InputError(f"{text!r} names no network: {_EXPECTED}; nearest: {', '.join(zoo.nearest(text))}")
+
+
+def small_module(name: str, options: Options) -> nn.Module:
+    """One of kzoo's own small networks, initialised from torch's global random numbers.
+
+    Raises:
+        InputError: there is none of that name, or another image size is asked for.
+    """
+    from kzoo.training.networks import small_network
+
+    if options.img_size is not None:
+        raise InputError(f"{SMALL}:{name} takes images of any size, or of one only: leave out img-size")
+    classes = SMALL_CLASSES if options.classes is None else options.classes
+    return small_network(name, classes=classes, channels=options.in_chans or SMALL_CHANNELS)
+
+
+def _small(name: str, options: Options) -> Architecture:
+    from kzoo.readers.module import without_weights
+
+    with without_weights():
+        module = small_module(name, options)
+    return _read_module(module, f"{SMALL}:{name}", options.submodule)
 
 
 def _from_library(text: str, library: str, name: str, zoo: Zoo, options: Options) -> Architecture:
@@ -200,7 +227,7 @@ def file_architecture(path: Path, zoo: Zoo, submodule: str | None = None) -> Arc
     approximate = file.architecture(submodule)
     if submodule is not None or not file.claims:
         return approximate
-    exact = as_claimed(zoo, approximate, file.claims)
+    exact = claimed_architecture(zoo, approximate, file)
     if exact is None:
         warnings.warn(
             f"the config.json beside {file.path} names {' or '.join(file.claims)}, which kzoo does not know with the "
@@ -209,6 +236,28 @@ def file_architecture(path: Path, zoo: Zoo, submodule: str | None = None) -> Arc
             stacklevel=2,
         )
     return exact or approximate
+
+
+def claimed_architecture(zoo: Zoo, approximate: Architecture, file: WeightsFile) -> Architecture | None:
+    """The exact architecture that the config.json beside a file names, if the file has its layers; else None."""
+    small = [claim.removeprefix(f"{SMALL}:") for claim in file.claims if claim.startswith(f"{SMALL}:")]
+    found = _small_with_sizes_of(approximate, small[0]) if small else as_claimed(zoo, approximate, file.claims)
+    return found if found is not None and fits(found, approximate) else None
+
+
+def _small_with_sizes_of(approximate: Architecture, name: str) -> Architecture | None:
+    """A small network with the classes and input channels of a file's; None if it has other layers."""
+    try:
+        plain = _small(name, Options())
+    except InputError:
+        return None
+    shapes = {layer.name: layer.shape for layer in approximate.layers if layer.typed}
+    typed = [layer.name for layer in plain.layers if layer.typed]
+    first, last = shapes.get(typed[0], ()), shapes.get(typed[-1], ())
+    if len(first) < 2 or not last:
+        return None
+    found = _small(name, Options(classes=last[0], in_chans=first[1]))
+    return replace(found, name=approximate.name)
 
 
 def refine(architecture: Architecture, zoo: Zoo) -> Architecture:

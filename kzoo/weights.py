@@ -15,8 +15,8 @@ from kzoo.layers import Architecture
 from kzoo.local import weights_sha256
 from kzoo.readers.files import WeightsFile, looks_like_path, read_weights_file
 from kzoo.readers.libraries import LOCAL
-from kzoo.refine import as_claimed, identify
-from kzoo.sources import is_torch_module, python_module
+from kzoo.refine import fitting
+from kzoo.sources import claimed_architecture, is_torch_module, python_module
 from kzoo.zoo import Model, Zoo
 
 if TYPE_CHECKING:
@@ -110,8 +110,9 @@ def _of_file(file: WeightsFile, name: str, zoo: Zoo, model: Model | None = None)
 
     submodule = model.fields.get("submodule") if model else None
     approximate = file.architecture(submodule)
-    exact = as_claimed(zoo, approximate, file.claims) if submodule is None else None
-    architecture = exact or identify(zoo, approximate) or approximate
+    exact = claimed_architecture(zoo, approximate, file) if submodule is None else None
+    # Of several known networks with these layers any will do: they differ in what has no weights.
+    architecture = exact or next(iter(fitting(zoo, approximate).values()), approximate)
     if architecture.approximate:
         warnings.warn(
             f"{file.path} is no network that kzoo knows, so the order of its layers is a guess from their names",

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -54,3 +55,36 @@ def kzoo_command() -> Run:
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)  # type: ignore[call-overload,no-any-return]
 
     return run
+
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run the command line in this process: exit code, stdout, stderr."""
+    from kzoo.cli.main import run
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["kzoo", *map(str, arguments)])
+        capsys.readouterr()
+        code = run()
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def trained_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights of a small network with 7 classes, timm's resnet10t, as a safetensors file without a config.json."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    with torch.random.fork_rng():
+        torch.manual_seed(11)
+        module = timm.create_model("resnet10t", num_classes=7)
+    path = tmp_path_factory.mktemp("trained") / "resnet10t.safetensors"
+    save_file(module.state_dict(), path)
+    return path

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import warnings
@@ -93,6 +94,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A reader's folder with the files that the pages speak of; the checkout must stay as it was."""
     state = dict(torchvision.models.resnet18(num_classes=10).state_dict())
     save_file(state, tmp_path / "model.safetensors")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
     faulty = tmp_path / "my-registry" / "timm" / "resnet.yaml"
     faulty.parent.mkdir(parents=True)
     faulty.write_text(FAULTY)

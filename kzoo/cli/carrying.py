@@ -108,6 +108,7 @@ def _recipe(source: str, target: str, options: dict[str, Any], where: Surroundin
     """The recipe that the command's options amount to."""
     from kzoo.building import network_spec
     from kzoo.local import weights_sha256
+    from kzoo.methods.plan import read_plan
     from kzoo.methods.transfers import read_parameters
     from kzoo.recipe import DataSection, PlanSection, Recipe, SourceSection, TargetSection
     from kzoo.sources import Options
@@ -122,6 +123,8 @@ def _recipe(source: str, target: str, options: dict[str, Any], where: Surroundin
     network_spec(target, where.zoo, Options(**sizes))
     trained = open_trained(source, where.zoo, where.trust_code)
     plan = options["from_plan"]
+    if plan is not None:
+        read_plan(plan)
     images = None
     if options["recalibrate"] is not None:
         images = DataSection(
@@ -167,7 +170,9 @@ def _show(report: TransferReport, as_json: bool, quiet: bool) -> None:
         click.echo(f"similarity {report.similarity:.4f}; coverage of the paper's clip {report.coverage:.1%}{full}")
     click.echo(f"optimiser state: {report.optimizer}")
     if report.warning is not None:
-        hint(f"Likely worse than a random start: {report.warning.removeprefix('uncertain: ')}.")
+        uncertain = report.warning.startswith("uncertain: ")
+        head = "Uncertain" if uncertain else "Likely worse than a random start"
+        hint(f"{head}: {report.warning.removeprefix('uncertain: ')}.")
 
 
 def _rows(parts: Sequence[PartReport]) -> Iterator[tuple[str, ...]]:

@@ -104,7 +104,10 @@ def recommend(
     if wanted.approximate and not reading["refine"]:
         _tell_refinable(wanted, zoo)
     best = next((row for row in rows if not row.same), None)
-    if best is not None:
+    if best is not None and zoo.models[best.model].library == "local" and reading["submodule"] is None:
+        options = {name: reading[name] for name in ("classes", "in_chans", "img_size", "trust_code")}
+        next_command(context, "transfer", best.model, target, **options, out="start")
+    elif best is not None:
         extended = "extended" if measure == "extended" else None
         next_command(context, "compare", best.model, target, measure=extended, **reading)
 

@@ -4,8 +4,8 @@ Standardization, matching and operator are choices of their own, as in the autho
 ``paper`` is what that code does. ``full_state``, ours, also carries the layers that it leaves out (LayerNorm, GroupNorm,
 embeddings, packed attention projections, layer scale and other raw parameters), the running statistics of batch
 normalisation, keeps the variance of outputs whose fan-in changes (cropped weights are rescaled; inputs that the source
-does not have start with zero weights in carried rows), fits input channels and positions with timm's functions, and leaves
-the classifier alone where the classes are others.
+does not have start with zero weights in carried rows), fits input channels and positions with timm's functions, leaves
+the classifier alone where the classes are others, and normalisation layers where the networks are too different.
 """
 
 from __future__ import annotations
@@ -14,13 +14,19 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from kzoo.errors import InputError
+from kzoo.matching import similarity
 from kzoo.methods.operators import Operator
-from kzoo.methods.parts import classifiers
+from kzoo.methods.parts import NORM_KINDS, classifiers
 from kzoo.methods.plan import Step
 from kzoo.methods.surgery import Body, Border, Choices
 from kzoo.pairing import Kinds, MatchingName, Standardization, pair_layers
 
 Variant = Literal["full_state", "paper"]
+Norms = Literal["all", "similar", "none"]
+#: Below this similarity (the paper's, symmetric) ``norms="similar"`` leaves normalisation layers alone: along a matching
+#: that fits so little they hurt more than they help (docs/gain.md).
+SIMILAR = 0.5
 
 
 class DpiatParameters(BaseModel):
@@ -35,7 +41,13 @@ class DpiatParameters(BaseModel):
     kinds: Kinds | None = Field(default=None, description="Layers that are matched: the paper's, or more (extended)")
     statistics: bool | None = Field(default=None, description="Carry the running statistics of batch normalisation")
     packed: bool | None = Field(default=None, description="Treat query, key and value in one matrix as three")
-    rescale: bool | None = Field(default=None, description="Keep output variance where fan-in was cropped or padded")
+    rescale: bool | None = Field(
+        default=None, description="Keep output variance where fan-in changes and no norm follows"
+    )
+    norms: Norms | None = Field(
+        default=None,
+        description=f"Carry normalisation layers: all, none, or (similar) from a similarity of {SIMILAR} on",
+    )
     border: Border | None = Field(default=None, description="Weights of inputs that the source does not have")
     adapt: bool | None = Field(default=None, description="Fit input channels and positions by timm's functions")
     head: bool | None = Field(
@@ -49,7 +61,7 @@ class DpiatParameters(BaseModel):
         if value is not None:
             return value
         full_state = self.variant == "full_state"
-        in_words = {"kinds": ("paper", "extended"), "border": ("random", "zero")}
+        in_words = {"kinds": ("paper", "extended"), "border": ("random", "zero"), "norms": ("all", "similar")}
         return in_words.get(name, (False, True))[full_state]
 
 
@@ -74,12 +86,23 @@ def steps(source: Body, target: Body, parameters: DpiatParameters) -> list[Step]
             pair = partners.get(name)
             if pair and (pair.source.name not in theirs or pair.source.shape[0] != pair.target.shape[0]):
                 del partners[name]
+    if not _carries_norms(source, target, parameters.chosen("norms")):
+        partners = {name: pair for name, pair in partners.items() if pair.target.kind not in NORM_KINDS}
     return [
         Step(target=name, source=partners[name].source.name, score=round(partners[name].score, 6))
         if name in partners
         else Step(target=name)
         for name in target.parts
     ]
+
+
+def _carries_norms(source: Body, target: Body, norms: Norms) -> bool:
+    if norms != "similar":
+        return norms == "all"
+    try:
+        return similarity(source.architecture, target.architecture) >= SIMILAR
+    except InputError:  # nothing that the paper's measure sees
+        return True
 
 
 def choices(parameters: DpiatParameters) -> Choices:

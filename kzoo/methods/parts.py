@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import zip_longest
 
 from kzoo.layers import Architecture, Layer
 
 #: What training changes; the rest of a part are statistics that a network keeps on the way.
 LEARNED = ("weight", "bias")
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+NORM_KINDS = ("bn1d", "bn2d", "bn3d", "layer_norm", "group_norm", "rms_norm")
 #: A layer's weight is looked at in the axes of its kind; a tensor without a layer in its own.
 NO_LAYER = "tensor"
 _PACKED_NAMES = ("qkv", "in_proj_weight", "to_qkv", "Wqkv")
@@ -18,12 +20,16 @@ _PACKED_NAMES = ("qkv", "in_proj_weight", "to_qkv", "Wqkv")
 
 @dataclass(frozen=True)
 class Part:
-    """A layer or a lone tensor: its name, its kind, the names of its tensors by role, and its weight's shape."""
+    """A layer or a lone tensor: its name, its kind, the names of its tensors by role, and its weight's shape.
+
+    ``normalised`` tells that a normalisation of its outputs comes right behind it, so that their scale has no effect.
+    """
 
     name: str
     kind: str
     tensors: Mapping[str, str]
     shape: tuple[int, ...]
+    normalised: bool = False
 
     @cached_property
     def output_axis(self) -> int:
@@ -58,7 +64,12 @@ def network_parts(
     nobody knows); other tensors without a layer are left out. A layer whose weight is not among the tensors (it is made
     from others when the network runs) is no part; the tensors that it is made from are.
     """
-    layers = [part for layer in architecture.extended.layers if layer.typed for part in _layer_part(layer, shapes)]
+    typed = [layer for layer in architecture.extended.layers if layer.typed]
+    layers = [
+        replace(part, normalised=follower is not None and _normalises(follower, layer))
+        for layer, follower in zip_longest(typed, typed[1:])
+        for part in _layer_part(layer, shapes)
+    ]
     taken = {key for part in layers for key in part.tensors.values()}
     lone = (
         Part(key, NO_LAYER, {"weight": key}, shape)
@@ -66,6 +77,18 @@ def network_parts(
         if key not in taken and (learned is None or key in learned)
     )
     return {part.name: part for part in (*layers, *lone)}
+
+
+def _normalises(follower: Layer, layer: Layer) -> bool:
+    """Whether the next layer in the order of registration normalises the outputs of this one.
+
+    What follows a linear layer as layer normalisation mostly stands behind a residual sum, where scales do count.
+    """
+    axis = 1 if layer.kind.startswith("conv_transpose") else 0
+    if not (layer.kind.startswith("conv") or layer.kind == "linear") or follower.shape[0] != layer.shape[axis]:
+        return False
+    own = ("bn1d", "bn2d", "bn3d", "group_norm")
+    return follower.kind in own or (layer.kind.startswith("conv") and follower.kind in ("layer_norm", "rms_norm"))
 
 
 def _layer_part(layer: Layer, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Part]:

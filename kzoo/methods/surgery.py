@@ -34,9 +34,9 @@ class Choices:
 
     ``operator`` is one of `kzoo.methods.operators`, or ``uniform`` for weight selection. ``statistics`` carries the
     running statistics of batch normalisation too. ``packed`` treats query, key and value in one matrix as three.
-    ``rescale`` keeps the variance of a layer's outputs where its fan-in was cropped or padded. ``border`` is what inputs
-    that the source does not have are weighted with: what they were initialised with, or zero. ``adapt`` fits input channels
-    and positions with timm's functions. ``seed`` is for the operator ``full``.
+    ``rescale`` keeps the variance of a layer's outputs where its fan-in was cropped or padded and no normalisation follows.
+    ``border`` is what inputs that the source does not have are weighted with: what they were initialised with, or zero.
+    ``adapt`` fits input channels and positions with timm's functions. ``seed`` is for the operator ``full``.
     """
 
     operator: Operator | Literal["uniform"] = "clip"
@@ -302,15 +302,16 @@ class _Layout:
         """
         placements: tuple[Placement, ...] = ()
         factor, output, full = 1.0, self.part.output_axis, self._fan_in(there.shape)
+        rescaled = self.choices.rescale and not self.part.normalised
         pieces = (_chunks(tensor, self.packed, output) for tensor in (weight, there))
         for theirs, ours in zip(*pieces, strict=True):
             placements = self._place(theirs, tuple(ours.shape))
             filled = self._fan_in([_range(place)[1] for place in placements])
-            factor = math.sqrt(self._fan_in(weight.shape) / filled) if self.choices.rescale else 1.0
+            factor = math.sqrt(self._fan_in(weight.shape) / filled) if rescaled else 1.0
             if filled < full and self.choices.border == "zero":
                 ours.narrow(output, *_range(placements[output])).zero_()
             lay(theirs, ours, placements, factor)
-            if filled < full and self.choices.rescale and self.choices.border == "random":
+            if filled < full and rescaled and self.choices.border == "random":
                 ours.narrow(output, *_range(placements[output])).mul_(_damping(full, filled))
         return placements, factor
 

@@ -33,7 +33,8 @@ class TransferReport:
     """What a transfer did, part by part.
 
     ``coverage`` is the share of the target's learned entries that the paper's clip overwrites, ``coverage_full`` that of
-    the variant ``full_state``, ``overwritten`` that of this transfer; ``similarity`` is the paper's.
+    the variant ``full_state`` where it carries normalisation layers, ``overwritten`` that of this transfer; ``similarity``
+    is the paper's.
     """
 
     source: str
@@ -156,7 +157,7 @@ def _measures(source: Body, target: Body) -> tuple[float | None, float | None, f
         paper = match(source.architecture, target.architecture)
         similarity, directed, coverage = paper.symmetric, paper.directed, paper.coverage
     with suppress(InputError):
-        parameters = dpiat.DpiatParameters()
+        parameters = dpiat.DpiatParameters(norms="all")
         steps = dpiat.steps(source, target, parameters)
         full = _overwritten(rehearse(steps, source, target, dpiat.choices(parameters)))
     return similarity, directed, coverage, full

@@ -14,6 +14,8 @@ from kzoo.readers.libraries import LIBRARIES
 from kzoo.readers.safetensors import Tensor, parse_object, read_bounded, read_header, read_shards
 from kzoo.readers.shapes import shapes_architecture, without_wrappers
 
+#: kzoo's own small networks, as they are named everywhere.
+SMALL = "small"
 _WHOLE, _SHARDED = "model.safetensors", "model.safetensors.index.json"
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors\Z")
 # The names of 21,000 classes take one of these megabytes.
@@ -146,6 +148,8 @@ def _claims(name: Any, config: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
     library = config.get("library_name", config.get("library"))
     prefix, colon, rest = name.partition(":")
+    if prefix == SMALL and colon:
+        return (name,)
     libraries = (library,) if library in LIBRARIES else LIBRARIES
     if colon and prefix in LIBRARIES:
         libraries, name = (prefix,), rest

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -155,8 +155,12 @@ class Feed:
                 generator=torch.Generator(),
             )
 
-    def batches(self, chosen: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images and labels of each of the tensors of numbers."""
+    def close(self) -> None:
+        """End the processes. Left to the garbage collector they may take many seconds."""
+        self._loader = None
+
+    def batches(self, chosen: Sequence[Tensor]) -> Generator[tuple[Tensor, Tensor], None, None]:
+        """Images and labels of each of the tensors of numbers; close it if you do not go to its end."""
         for picked, images in zip(chosen, self._read(chosen), strict=True):
             yield images.to(self._device, non_blocking=True), self._labels[picked.to(self._device)]
 

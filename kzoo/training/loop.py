@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from math import fsum, isfinite
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from kzoo.errors import InputError
 from kzoo.training.acceleration import accelerated, prepared
-from kzoo.training.batches import Feed, augment, batch_ranges, plan_epoch, prepare, share
+from kzoo.training.batches import Feed, Plan, augment, batch_ranges, plan_epoch, prepare, share
 from kzoo.training.checkpoints import Snapshot, read_checkpoint, write_checkpoint
 from kzoo.training.determinism import reproducible, seed_everything
 from kzoo.training.evaluation import as_metrics, place, totals
@@ -75,7 +76,8 @@ def train(
         run = _Run(module, model, task, settings, named, accelerator, progress)
         if checkpoint is not None:
             run.keep_in(Path(checkpoint), key, resume)
-        run.go()
+        with closing(run.train_feed), closing(run.test_feed):
+            run.go()
     module.eval()
     return run.history
 
@@ -242,35 +244,40 @@ class _Run:
     def _train_epoch(self) -> None:
         seed_everything(self.settings.seed, self.epoch)
         plan = plan_epoch(len(self.task.train), self.task.size, self.settings, self.epoch)
-        ranges = self.ranges[: self.steps - self.step]
-        processes = self.accelerator.num_processes
-        mine = [share(places, self.accelerator.process_index, processes) for places in ranges]
-        tally, first = _Tally(self.accelerator), self.step
-        seconds, started = 0.0, time.perf_counter()
+        parts = [
+            (whole, share(whole, self.accelerator.process_index, self.accelerator.num_processes))
+            for whole in self.ranges[: self.steps - self.step]
+        ]
         self.model.train()
-        batches = self.train_feed.batches([plan.order[places.start : places.stop] for places in mine])
-        for whole, places, (images, labels) in zip(ranges, mine, batches, strict=True):
-            self._train_step(augment(images, plan, places), labels, len(places) * processes / len(whole), tally)
-            last = self.step == first + len(ranges)
-            tested = last or (
-                self.settings.evaluate_every is not None and self.step % self.settings.evaluate_every == 0
-            )
-            if tested or self.step % _FETCHED_EVERY == 0:
+        chosen = [plan.order[mine.start : mine.stop] for _, mine in parts]
+        with closing(self.train_feed.batches(chosen)) as batches:
+            self._train_batches(plan, parts, batches)
+
+    def _train_batches(
+        self, plan: Plan, parts: list[tuple[range, range]], batches: Iterable[tuple[Tensor, Tensor]]
+    ) -> None:
+        """Steps, tests between them, and the epoch's entry; ``parts`` are places of whole batches and of our share."""
+        tally, first, every = _Tally(self.accelerator), self.step, self.settings.evaluate_every
+        seconds, started = 0.0, time.perf_counter()
+        for (whole, mine), (images, labels) in zip(parts, batches, strict=True):
+            self._train_step(augment(images, plan, mine), labels, len(whole), tally)
+            testing = self.step == first + len(parts) or (every is not None and self.step % every == 0)
+            if testing or self.step % _FETCHED_EVERY == 0:
                 bad = tally.fetch()
                 self._tell(self.step / self.steps)
                 if bad is not None:
                     self.history.diverged = first + bad
                     return
-            if tested:
+            if testing:
                 seconds += time.perf_counter() - started
                 self._test()
                 if self.history.diverged is not None:
                     return
                 started = time.perf_counter()
-        self._close_epoch(tally, sum(map(len, ranges)), seconds)
+        self._close_epoch(tally, sum(len(whole) for whole, _ in parts), seconds)
 
-    def _train_step(self, images: Tensor, labels: Tensor, weight: float, tally: _Tally) -> None:
-        """One step; ``weight`` makes the mean over processes, which have unequal parts, that of all images."""
+    def _train_step(self, images: Tensor, labels: Tensor, whole: int, tally: _Tally) -> None:
+        """One step with our share of a batch of ``whole`` images."""
         factor = rate_factor(self.settings, self.step, len(self.ranges), self.steps)
         for group, (_, rate) in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
@@ -281,7 +288,9 @@ class _Run:
                 f"{len(self.task.classes)} classes: give the network a head of that size"
             )
         loss = cross_entropy(outputs, labels, label_smoothing=self.settings.label_smoothing)
-        self._descend(loss if weight == 1 else loss * weight)
+        processes = self.accelerator.num_processes
+        # Gradients become the mean over processes; the shares may be unequal.
+        self._descend(loss if processes == 1 else loss * (len(labels) * processes / whole))
         self.optimizer.zero_grad()
         self.step += 1
         tally.add(loss, outputs, labels)

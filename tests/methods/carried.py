@@ -17,7 +17,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from kzoo.methods.parts import LEARNED, STATISTICS
+from kzoo.methods.parts import LEARNED, STATISTICS, Part
 from kzoo.methods.surgery import Body, PartReport, module_body
 from kzoo.methods.transfers import TransferReport, carry_out, make_plan, read_parameters
 from kzoo.readers.module import without_weights
@@ -145,7 +145,10 @@ def assert_carried(told: TransferReport, source: Body, module: nn.Module) -> Non
             written = int((now != before).sum())
         else:
             written = int((now > 0).sum())
-            assert torch.equal(now, _expected(told, report, role, before, given)), (key, report)
+            assert torch.equal(now, _expected(told, target.parts[report.target], report, role, before, given)), (
+                key,
+                report,
+            )
         if report is not None and role in LEARNED:
             assert report.tensors[name] == (written, now.numel()), (key, report)
         assert not now.is_floating_point() or math.isfinite(now.sum().item()), key
@@ -163,7 +166,7 @@ def _given(told: TransferReport, report: PartReport, role: str, source: Body) ->
     return None if key is None else source.tensors[key].detach()
 
 
-def _expected(told: TransferReport, report: PartReport, role: str, before: Tensor, given: Tensor) -> Tensor:
+def _expected(told: TransferReport, part: Part, report: PartReport, role: str, before: Tensor, given: Tensor) -> Tensor:
     """What a tensor of the target must be now."""
     assert report.source is not None
     assert report.source_shape is not None
@@ -185,7 +188,7 @@ def _expected(told: TransferReport, report: PartReport, role: str, before: Tenso
         taken, place = _laid(theirs_piece, piece.shape, selecting)
         if any(taken.shape[axis] < piece.shape[axis] for axis in inputs):
             piece.narrow(output, place[output].start, taken.shape[output]).zero_()
-        if any(taken.shape[axis] < theirs.shape[axis] for axis in inputs):
+        if not part.normalised and any(taken.shape[axis] < theirs.shape[axis] for axis in inputs):
             lost = math.prod(theirs.shape[axis] for axis in inputs) / math.prod(taken.shape[axis] for axis in inputs)
             taken = taken * math.sqrt(lost)
         piece[place] = taken

@@ -6,28 +6,19 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import pytest
 import timm
-import torch
 
 from kzoo.methods.surgery import Body, module_body
 from kzoo.readers.module import without_weights
 from kzoo.zoo import Zoo
 from tests.methods.carried import assert_carried, assert_sums, fill, plan_and_carry, unfilled, walk
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 #: Every third pair is carried by one of these too.
 OTHERS: tuple[Mapping[str, str], ...] = ({"variant": "paper"}, {"method": "by_name"}, {"method": "weight_selection"})
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Several threads of torch only wait for each other here: most tensors are small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def carry_along(names: list[str]) -> None:

@@ -9,6 +9,8 @@ from torch import nn
 from kzoo.methods.surgery import module_body
 from tests.methods.carried import assert_carried, assert_sums, fill, plan_and_carry, unfilled
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 class Shared(nn.Module):
     """The second layer has the first one's weight and a bias of its own, the third one another weight and that bias."""

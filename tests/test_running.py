@@ -1,0 +1,421 @@
+"""From a recipe, or the command line's options, to a model folder and back."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import yaml
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import kzoo
+import kzoo.training.loop
+from kzoo.errors import InputError
+from kzoo.files import new_folder
+from kzoo.recipe import Recipe, TargetSection, moved, read_recipe, recipe_text
+
+FILES = ["README.md", "config.json", "model.safetensors", "recipe.yaml"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def recipe_of(trained_file):
+    """A recipe with training, for a folder beside the trained file."""
+    import hashlib
+
+    digest = hashlib.sha256(trained_file.read_bytes()).hexdigest()
+
+    def make(**changes):
+        data = {
+            "kzoo_recipe": 1,
+            "sources": [{"path": str(trained_file), "sha256": digest}],
+            "target": {"model": "timm:resnet10t", "classes": 10, "in_chans": 1},
+            "recalibrate": {"task": "digits", "train": 40, "size": 16, "channels": 1},
+            "data": {"task": "digits", "train": 80, "test": 40, "size": 16, "channels": 1},
+            "training": {"epochs": 2, "lr": 0.001, "random_lr": 0.01, "batch_size": 40},
+            "threads": 1,
+        }
+        return {key: value for key, value in (data | changes).items() if value is not None}
+
+    return make
+
+
+def test_transfer_writes_a_folder_that_timm_loads_by_itself(command, trained_file, tmp_path):
+    out = tmp_path / "start"
+    code, said, notes = command(
+        "transfer", trained_file, "timm:resnet14t", "--classes", 5, "--in-chans", 1, "--out", out
+    )
+    assert (code, sorted(path.name for path in out.iterdir())) == (0, FILES)
+    assert "layers received weights" in said
+    assert f'timm.create_model("local-dir:{out}", pretrained=True)' in notes
+    script = (
+        f"import sys; sys.modules['kzoo'] = None; import timm; m = timm.create_model('local-dir:{out}', pretrained=True);"
+        "print(m.fc.out_features, m.conv1[0].in_channels, float(m.fc.weight.double().sum()))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    expected = kzoo.transfer(trained_file, "timm:resnet14t", classes=5, in_chans=1)
+    assert done.stdout.split() == ["5", "1", str(float(expected.fc.weight.detach().double().sum()))]
+    loaded = kzoo.load(out)
+    assert all(
+        torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), expected.state_dict().values(), strict=True)
+    )
+    assert [len(g["params"]) for g in kzoo.param_groups(loaded)] == [
+        len(g["params"]) for g in kzoo.param_groups(expected)
+    ]
+
+
+def test_the_file_s_only_metadata_is_the_format_and_the_config_is_not_that_of_other_weights(
+    command, trained_file, tmp_path
+):
+    out = tmp_path / "start"
+    assert command("transfer", trained_file, "timm:resnet18.a1_in1k", "--classes", 5, "--out", out)[0] == 0
+    with safe_open(out / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+    config = json.loads((out / "config.json").read_text())
+    assert (config["architecture"], config["num_classes"]) == ("resnet18", 5)
+    assert not {"tag", "license", "hf_hub_id", "url", "label_names"} & config["pretrained_cfg"].keys()
+    assert (out / "model.safetensors").stat().st_mode & 0o777 == (out / "config.json").stat().st_mode & 0o777
+
+
+def test_the_recipe_of_a_transfer_makes_the_same_bytes_again(command, trained_file, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "deeper" / "second"
+    options = ("--variant", "paper", "--operator", "full", "--seed", 3, "-p", "seed=4")
+    assert command("transfer", trained_file, "timm:resnet14t", *options, "--out", first)[0] == 0
+    assert command("run", first / "recipe.yaml", "--out", second)[0] == 0
+    ours, theirs = contents(first), contents(second)
+    assert {name for name in FILES if ours[name] != theirs[name]} == {"recipe.yaml"}
+    recipes = [read_recipe(folder / "recipe.yaml") for folder in (first, second)]
+    assert recipes[0].digest == recipes[1].digest
+    assert recipes[0].parameters == {"variant": "paper", "operator": "full", "seed": 4}
+    assert (second / recipes[1].sources[0].path).resolve() == trained_file.resolve()
+
+
+def test_a_torchvision_network_comes_back_from_its_folder(command, trained_file, tmp_path):
+    out = tmp_path / "start"
+    assert command("transfer", trained_file, "torchvision:resnet18", "--classes", 7, "-q", "--out", out)[0] == 0
+    module = kzoo.load(out)
+    assert type(module).__module__ == "torchvision.models.resnet"
+    stored = load_file(out / "model.safetensors")
+    assert all(torch.equal(value, stored[key]) for key, value in module.state_dict().items())
+
+
+def test_a_network_of_one_s_own_needs_trusted_code(command, trained_file, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "import timm\ndef net():\n    return timm.create_model('resnet10t', num_classes=7)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    code, _, said = command("transfer", trained_file, "py:mine:net", "--out", "out")
+    assert (code, "add --trust-code" in said) == (2, True)
+    assert command("transfer", trained_file, "py:mine:net", "--trust-code", "--out", "out")[0] == 0
+    assert command("run", "out/recipe.yaml", "--trust-code", "--out", "again")[0] == 0
+    assert (Path("out/model.safetensors")).read_bytes() == Path("again/model.safetensors").read_bytes()
+    assert kzoo.load("out", trust_code=True).fc.out_features == 7
+
+
+def test_json_tells_every_part_and_both_coverages(command, trained_file, tmp_path):
+    code, said, _ = command("transfer", trained_file, "timm:resnet14t", "--out", tmp_path / "x", "--json")
+    data = json.loads(said)
+    matching = kzoo.match(str(trained_file), "timm:resnet14t")
+    assert code == 0
+    assert data["coverage"] == pytest.approx(matching.coverage)
+    assert data["similarity"] == pytest.approx(matching.symmetric)
+    assert data["coverage_full"] == pytest.approx(data["overwritten"])
+    assert data["optimizer"].startswith("reset")
+    entries = sum(p.numel() for p in timm.create_model("resnet14t").parameters())
+    assert sum(part["entries"] for part in data["parts"]) == entries
+    assert sum(part["overwritten"] for part in data["parts"]) / entries == pytest.approx(data["overwritten"])
+
+
+def test_an_edited_plan_is_carried_out_and_kept_with_its_result(command, trained_file, tmp_path):
+    plan, out, again = tmp_path / "plan.json", tmp_path / "out", tmp_path / "again"
+    assert command("transfer", trained_file, "timm:resnet10t", "--classes", 7, "--plan", plan)[0] == 0
+    data = json.loads(plan.read_text())
+    assert [step["source"] for step in data["steps"]] == [step["target"] for step in data["steps"]]
+    next(step for step in data["steps"] if step["target"] == "fc")["source"] = None
+    plan.write_text(json.dumps(data))
+    options = ("--classes", 7, "--from-plan", plan, "--out")
+    assert command("transfer", trained_file, "timm:resnet10t", *options, out)[0] == 0
+    stored, source = load_file(out / "model.safetensors"), load_file(trained_file)
+    assert torch.equal(stored["conv1.0.weight"], source["conv1.0.weight"])
+    assert not torch.equal(stored["fc.weight"], source["fc.weight"])
+    assert command("run", out / "recipe.yaml", "--out", again)[0] == 0
+    assert (out / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
+    (out / "plan.json").write_text(plan.read_text() + " ")
+    code, _, said = command("run", out / "recipe.yaml", "--out", tmp_path / "third")
+    assert (code, "plan.json has the sha256" in said) == (1, True)
+
+
+def test_a_recipe_with_training_learns_and_gives_the_same_bytes_twice(command, recipe_of, tmp_path):
+    path = tmp_path / "fine.yaml"
+    path.write_text(yaml.safe_dump(recipe_of()))
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        code, said, _ = command("run", path, "--out", folder)
+        assert code == 0
+    assert "accuracy on 40 test images" in said
+    ours, theirs = map(contents, folders)
+    assert ours == theirs
+    metrics = json.loads(ours["metrics.json"])
+    assert [epoch["epoch"] for epoch in metrics["training"]["epochs"]] == [1, 2]
+    assert metrics["training"]["epochs"][0]["lr"] == {"transferred": 0.001, "random": 0.01}
+    assert metrics["test"]["accuracy"] == metrics["training"]["epochs"][1]["test_accuracy"]
+    assert metrics["training"]["epochs"][1]["loss"] < metrics["training"]["epochs"][0]["loss"]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_recalibration_measures_the_statistics_of_the_images(command, recipe_of, tmp_path):
+    from kzoo.training.batches import prepare
+    from kzoo.training.data import load_task
+
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe_of(data=None, training=None)))
+    assert command("run", path, "--out", tmp_path / "out")[0] == 0
+    module = kzoo.load(tmp_path / "out")
+    images = prepare(load_task("digits", train=40, size=16, channels=1).train.images, torch.float32)
+    with torch.no_grad():
+        seen = module.conv1[0](images)
+    assert torch.allclose(module.conv1[1].running_mean, seen.mean((0, 2, 3)), atol=1e-5)
+
+
+def test_training_from_scratch_needs_no_source(command, recipe_of, tmp_path):
+    path = tmp_path / "scratch.yaml"
+    training = {"epochs": 1, "lr": 0.01}
+    path.write_text(yaml.safe_dump(recipe_of(sources=None, method="random", recalibrate=None, training=training)))
+    assert command("run", path, "--out", tmp_path / "out")[0] == 0
+    assert "Initialised at random, seed 0." in (tmp_path / "out" / "README.md").read_text()
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["kzoo"]["transferred"] == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"method": "dpiatt"}, "method 'dpiatt' is unknown: expected dpiat, by_name"),
+        ({"sources": None}, "the recipe has no source: method dpiat needs one"),
+        ({"parameters": {"operator": "clap"}}, "parameter operator of method dpiat"),
+        ({"target": {"model": "timm:resnet10tt"}}, "timm has no architecture 'resnet10tt'; nearest"),
+        ({"target": {"clases": 3, "model": "timm:resnet10t"}}, r"recipe.yaml:\d+: target.clases is no field of a recipe; nearest: classes"),
+        ({"target": {}}, r"recipe.yaml:\d+: target.model is missing"),
+        ({"kzoo_recipe": 2}, r"recipe.yaml:\d+: kzoo_recipe"),
+        ({"data": None}, "the recipe has training but no data"),
+        ({"data": {"task": "digts"}}, "'digts' names no task"),
+        ({"training": {"epochs": 0}}, r"recipe.yaml:\d+: training.epochs"),
+        ({"training": {"epochs": "many"}}, r"training.epochs: .*found 'many'"),
+    ],
+)  # fmt: skip
+def test_a_faulty_recipe_is_refused_with_one_sentence(command, recipe_of, tmp_path, change, said):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe_of(**change)))
+    code, out, error = command("run", path, "--out", tmp_path / "out")
+    assert (code, out) == (2, "")
+    assert error.startswith("Error: ") and error.count("\n") == 1
+    assert re.search(said, error), error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["recipe.yaml"]
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "a: &x 1\nb: *x\n", "kzoo_recipe: 1\nkzoo_recipe: 1\n", "{"])
+def test_what_is_no_recipe_is_refused(tmp_path, text):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError):
+        read_recipe(path)
+
+
+def test_another_file_than_the_recipe_s_is_refused(command, recipe_of, tmp_path, trained_file):
+    changed = tmp_path / "changed.safetensors"
+    tensors = load_file(trained_file)
+    tensors["fc.bias"] += 1
+    save_file(tensors, changed)
+    recipe = recipe_of(training=None, data=None, recalibrate=None)
+    recipe["sources"][0] = recipe["sources"][0] | {"path": changed.name}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    code, _, said = command("run", tmp_path / "recipe.yaml", "--out", tmp_path / "out")
+    assert (code, (tmp_path / "out").exists()) == (1, False)
+    assert "changed.safetensors has the sha256" in said
+
+
+def test_other_images_than_the_recipe_s_are_refused(command, recipe_of, tmp_path):
+    recipe = recipe_of(recalibrate=None)
+    recipe["data"] = recipe["data"] | {"fingerprint": "0" * 64}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    code, _, said = command("run", tmp_path / "recipe.yaml", "--out", tmp_path / "out")
+    assert (code, "the images of digits have the fingerprint" in said) == (1, True)
+
+
+def test_paths_of_a_recipe_follow_it_to_another_folder():
+    recipe = Recipe(
+        target=TargetSection(model="timm:resnet18"), sources=[{"path": "w/a.safetensors", "sha256": "0" * 64}]
+    )
+    away = moved(recipe, Path("a/b"), Path("c"))
+    assert away.sources[0].path == "../a/b/w/a.safetensors"
+    assert moved(away, Path("c"), Path("a/b")) == recipe
+    local = Recipe(target=recipe.target, sources=[{"path": "local:mine", "sha256": "0" * 64}])
+    assert moved(local, Path("a/b"), Path("c")) == local
+    assert away.digest == recipe.digest
+
+
+def test_a_recipe_comes_back_from_its_text(tmp_path, recipe_of):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe_of()))
+    recipe = read_recipe(path)
+    path.write_text(recipe_text(recipe))
+    assert read_recipe(path) == recipe
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("timm:resnet18", "timm:resnet34", "--out", "x"), "its weights are not on this machine"),
+        (("nothing.safetensors", "timm:resnet34", "--out", "x"), "nothing.safetensors cannot be read"),
+        (("FILE", "timm:resnet34"), "there is nothing to do: give --out DIR"),
+        (("FILE", "timm:resnet34", "--out", "there"), "there exists: give another folder, or --force"),
+        (("FILE", "timm:resnet34", "--out", "afile"), "afile exists and is no folder"),
+        (("FILE", "resnet34", "--out", "x"), "'resnet34' names no network that can be built"),
+        (("FILE", "timm:resnet34", "--classes", "-1", "--out", "x"), "classes is -1: expected a whole number"),
+        (("FILE", "timm:resnet34", "-p", "rescale", "--out", "x"), "parameter 'rescale' is not NAME=VALUE"),
+        (("FILE", "timm:resnet34", "-p", "rescale=7", "--out", "x"), "parameter rescale of method dpiat"),
+        (("FILE", "timm:resnet34", "--method", "by_name", "--variant", "paper", "--out", "x"), "method by_name has no parameter"),
+        (("FILE", "timm:resnet34", "--from-plan", "none.json", "--out", "x"), "none.json"),
+        (("FILE", "timm:resnet34", "--recalibrate", "digts", "--out", "x"), "'digts' names no task"),
+        (("BAD", "timm:resnet34", "--out", "x"), "fc.weight holds values that are not finite"),
+    ],
+)  # fmt: skip
+def test_bad_input_gets_one_sentence_and_leaves_nothing(command, trained_file, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    Path("there").mkdir()
+    Path("afile").write_text("")
+    tensors = load_file(trained_file)
+    tensors["fc.weight"][0, 0] = float("nan")
+    save_file(tensors, "bad.safetensors")
+    known = {"FILE": str(trained_file), "BAD": "bad.safetensors"}
+    if arguments[0] == "BAD":
+        arguments = (*arguments, "--classes", "7")
+    code, out, error = command("transfer", *(known.get(word, word) for word in arguments))
+    assert (code, out) == (2, ""), error
+    assert said in error
+    assert error.count("Error: ") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["afile", "bad.safetensors", "there"]
+
+
+def test_force_replaces_a_folder(command, trained_file, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old").write_text("")
+    code, _, said = command("transfer", trained_file, "timm:resnet10t", "--out", out, "--force", "-q")
+    assert (code, "holds other things than a model of kzoo" in said) == (2, True)
+    (out / "recipe.yaml").write_text("")
+    assert command("transfer", trained_file, "timm:resnet10t", "--out", out, "--force", "-q")[0] == 0
+    assert sorted(path.name for path in out.iterdir()) == FILES
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_folder_that_lacks_a_file_is_refused(command, trained_file, tmp_path, name):
+    out = tmp_path / "out"
+    assert command("transfer", trained_file, "timm:resnet10t", "--out", out, "-q")[0] == 0
+    (out / name).unlink()
+    with pytest.raises(InputError):
+        kzoo.load(out)
+
+
+@pytest.mark.parametrize("kill_at", range(4))
+def test_a_kill_while_the_folder_is_written_leaves_none(tmp_path, kill_at):
+    script = f"""
+import os, signal
+from pathlib import Path
+from kzoo.files import new_folder
+with new_folder(Path("out")) as folder:
+    for step in range(4):
+        if step == {kill_at}:
+            os.kill(os.getpid(), signal.SIGKILL)
+        (folder / str(step)).write_text("x")
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    with new_folder(tmp_path / "out") as folder:
+        (folder / "x").write_text("")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("when", ["write", "train"])
+def test_what_was_killed_leaves_no_folder_and_goes_on_from_its_last_epoch(
+    command, recipe_of, tmp_path, monkeypatch, when
+):
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe_of()))
+    script = """
+import os, signal, sys
+import kzoo.running, kzoo.training.loop
+from kzoo.cli.main import run
+def stop(*_): os.kill(os.getpid(), signal.SIGKILL)
+if sys.argv[1] == "write":
+    kzoo.running._write_text = stop
+else:
+    keep = kzoo.training.loop.write_checkpoint
+    def kept(*arguments):
+        keep(*arguments)
+        stop()
+    kzoo.training.loop.write_checkpoint = kept
+sys.argv = ["kzoo", "run", "recipe.yaml", "--out", "out"]
+run()
+"""
+    done = subprocess.run([sys.executable, "-c", script, when], cwd=tmp_path, check=False, capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    assert (tmp_path / ".out.checkpoint" / "checkpoint.json").exists()
+    assert not (tmp_path / "out").exists()
+    monkeypatch.chdir(tmp_path)
+    epochs = []
+    train_epoch = kzoo.training.loop._Run._train_epoch
+    monkeypatch.setattr(
+        kzoo.training.loop._Run, "_train_epoch", lambda run: epochs.append(run.epoch) or train_epoch(run)
+    )
+    assert command("run", "recipe.yaml", "--out", "out")[0] == 0
+    assert epochs == ([] if when == "write" else [2])
+    assert command("run", "recipe.yaml", "--out", "whole")[0] == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    # What the killed one had half written is gone too.
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "recipe.yaml", "whole"]
+
+
+def test_the_ranking_of_ones_own_models_ends_in_the_transfer(command, trained_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command("-C", "zoo", "add", trained_file, "--name", "mine", "--license", "mit")[0] == 0
+    code, _, said = command("-C", "zoo", "recommend", "timm:resnet14t", "--library", "local", "--classes", 3)
+    line = "Next: kzoo -C zoo transfer local/mine timm:resnet14t --classes 3 --out start"
+    assert (code, said.splitlines()[-1]) == (0, line)
+    assert command(*line.split()[2:])[0] == 0
+    assert kzoo.load("start").fc.out_features == 3
+
+
+def test_a_small_network_is_trained_carried_over_and_loaded(command, tmp_path):
+    recipe = {
+        "target": {"model": "small:resnet-1x8", "classes": 10, "in_chans": 1},
+        "method": "random",
+        "data": {"task": "digits", "train": 200, "test": 40, "size": 16, "channels": 1},
+        "training": {"epochs": 2, "lr": 0.01, "batch_size": 20, "threads": 1},
+    }
+    path, out, start = tmp_path / "recipe.yaml", tmp_path / "trained", tmp_path / "start"
+    path.write_text(yaml.safe_dump(recipe))
+    assert command("run", path, "--out", out)[0] == 0
+    code, said, notes = command("transfer", out, "small:resnet-2x8", "--in-chans", 1, "--out", start, "--json")
+    # The order of its layers is known, not guessed from the header.
+    assert "guess" not in notes
+    assert kzoo.architecture(out).fingerprint == kzoo.architecture(kzoo.load(out)).fingerprint
+    matching = kzoo.match(kzoo.load(out), kzoo.architecture("small:resnet-2x8", in_chans=1))
+    assert (code, json.loads(said)["similarity"]) == (0, pytest.approx(matching.symmetric))
+    stored, source = kzoo.load(start), kzoo.load(out)
+    assert torch.equal(stored.fc.weight, source.fc.weight)
+    assert stored.conv1.in_channels == 1
+
+
+def test_a_small_network_that_does_not_exist_is_refused(command, trained_file, tmp_path):
+    code, _, said = command("transfer", trained_file, "small:resnet-0x8", "--out", tmp_path / "x")
+    assert (code, "'resnet-0x8' is no small network" in said) == (2, True)

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from math import sqrt
+
+import pytest
+import torch
+
+import kzoo
+from kzoo import InputError
+from kzoo.training.networks import SMALL_NETWORKS, small_network
+
+
+def made(name: str, classes: int = 10, channels: int = 1) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return small_network(name, classes=classes, channels=channels)
+
+
+@pytest.mark.parametrize("name", SMALL_NETWORKS)
+def test_every_network_reads_images_and_learns_in_all_its_parameters(name: str) -> None:
+    for channels, size in ((1, 16), (3, 16 if name.startswith("vit") else 32)):
+        module = made(name, 7, channels)
+        outputs = module(torch.randn(3, channels, size, size))
+        assert outputs.shape == (3, 7)
+        outputs.square().sum().backward()
+        assert [key for key, value in module.named_parameters() if value.grad is None] == []
+
+
+# Parameters, by hand for the first: the stem has 9w, and 2w in its normalisation; a stage of one block 2 * 9c^2 (or 9bc + 9c^2
+# where channels change from b to c) + 4c, with a shortcut bc + 2c more; the head 10 * 4w + 10.
+@pytest.mark.parametrize(
+    ("name", "parameters", "items", "typed"),
+    [
+        ("resnet-1x16", 77_754, 9, 19),
+        ("resnet-2x16", 174_970, 12, 31),
+        ("resnet-2x24", 392_242, 12, 31),
+        ("vgg-2x16", 72_666, 4, 13),
+        ("vgg-3x16", 121_274, 4, 19),
+        ("mobilenet-2x16", 58_618, 12, 33),
+        ("convnext-2x16", 101_370, 17, 22),
+        ("vit-2x48", 40_186, 11, 10),
+    ],
+)
+def test_architectures_have_known_sizes(name: str, parameters: int, items: int, typed: int) -> None:
+    architecture = kzoo.architecture(made(name))
+    assert (architecture.parameters, len(architecture.items), architecture.typed_layers) == (parameters, items, typed)
+
+
+def test_the_first_networks_parameters_by_hand() -> None:
+    w = 16
+    stem, head = 9 * w + 2 * w, 10 * 4 * w + 10
+    stages = [2 * 9 * w**2 + 4 * w]
+    stages += [9 * c * c // 2 + 9 * c**2 + 4 * c + c * c // 2 + 2 * c for c in (2 * w, 4 * w)]
+    assert stem + sum(stages) + head == 77_754
+
+
+def test_matchings_have_known_values() -> None:
+    def similarity(source: str, target: str) -> float:
+        return kzoo.similarity(made(source), made(target))
+
+    # All of the deeper one's 43 layers: of its three stages each has one block of 4 layers that is there twice in a run.
+    directed = (31 + 3 * (8 / sqrt(2) - 4)) / 43
+    assert similarity("resnet-2x16", "resnet-3x16") == pytest.approx(sqrt(directed))
+    assert similarity("resnet-2x12", "resnet-2x16") == pytest.approx(20.625 / 31)
+    # The features of a VGG are one block: 13 of 19 layers.
+    assert similarity("vgg-2x16", "vgg-3x16") == pytest.approx(sqrt(13 / 19))
+    assert similarity("resnet-2x16", "mobilenet-2x16") == pytest.approx(0.421988, abs=1e-6)
+
+
+def test_equal_seeds_give_equal_weights() -> None:
+    first, second = made("mobilenet-1x16").state_dict(), made("mobilenet-1x16").state_dict()
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+
+
+def test_names_of_that_form_need_not_be_listed() -> None:
+    assert "resnet-4x8" not in SMALL_NETWORKS
+    assert made("resnet-4x8")(torch.zeros(2, 1, 16, 16)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "resnet", "resnet-0x16", "resnet-2x6", "resnet-2x10", "resnet-2x132", "vit-2x24", "Resnet-2x16", "res-2x16"],
+)
+def test_unknown_names_are_refused_with_what_is_near(name: str) -> None:
+    with pytest.raises(InputError, match=r"is no small network: expected FAMILY-DEPTHxWIDTH.*nearest: "):
+        made(name)
+
+
+@pytest.mark.parametrize(("classes", "channels"), [(0, 1), (10, 0), (True, 1), (2.0, 1)])
+def test_numbers_are_checked(classes: int, channels: int) -> None:
+    with pytest.raises(InputError, match="is not possible: expected a whole number, 1 or more"):
+        made("vgg-2x16", classes, channels)
