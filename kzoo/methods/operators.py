@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 import torch
@@ -27,6 +28,7 @@ class Placement:
     target: slice
 
 
+@lru_cache(maxsize=4096)
 def centred(source: int, target: int) -> Placement:
     """Centre crop or centre paste of an axis of ``source`` entries to one of ``target``: offsets are rounded down."""
     overlap = min(source, target)
@@ -84,13 +86,20 @@ def _filled(source: int, target: int, generator: torch.Generator) -> Placement:
 
 def lay(source: Tensor, target: Tensor, placements: tuple[Placement, ...], factor: float = 1.0) -> Tensor:
     """Write the chosen entries of ``source``, times ``factor``, into ``target`` in place; returns what was taken."""
-    taken = source[tuple(place.source if isinstance(place.source, slice) else slice(None) for place in placements)]
+    taken, there = source, target
     for axis, place in enumerate(placements):
-        if not isinstance(place.source, slice):
-            taken = taken.index_select(axis, place.source.to(taken.device))
-    there = target[tuple(place.target for place in placements)]
-    if factor == 1.0:
+        taken, there = _cut(taken, axis, place.source), _cut(there, axis, place.target)
+    if factor == 1.0 or there.is_meta:
+        # Without values a copy finds the same faults as a product, which torch works out in Python there.
         there.copy_(taken)
     else:
-        there.copy_(taken * factor)
+        torch.mul(taken, factor, out=there)
     return taken
+
+
+def _cut(tensor: Tensor, axis: int, entries: slice | Tensor) -> Tensor:
+    if isinstance(entries, Tensor):
+        return tensor.index_select(axis, entries.to(tensor.device))
+    count = entries.stop - entries.start
+    # Most axes of related networks are taken whole; a view of nothing less would cost as much as a small copy.
+    return tensor if count == tensor.shape[axis] else tensor.narrow(axis, entries.start, count)

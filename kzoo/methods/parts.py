@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import zip_longest
 
 from kzoo.layers import Architecture, Layer
@@ -30,24 +31,24 @@ class Part:
     shape: tuple[int, ...]
     normalised: bool = False
 
-    @property
+    @cached_property
     def output_axis(self) -> int:
         """The axis of the weight that its bias goes along."""
         return 1 if self.kind.startswith("conv_transpose") else 0
 
-    @property
+    @cached_property
     def channel_axes(self) -> tuple[int, ...]:
         """The axes of channels or features, not of space."""
         return tuple(range(min(2, len(self.shape)))) if self.kind.startswith("conv") else tuple(range(len(self.shape)))
 
-    @property
+    @cached_property
     def fan_in_axes(self) -> tuple[int, ...]:
         """The axes that one output is a sum over; none for a part that is no weighted sum."""
         if not (self.kind.startswith("conv") or self.kind == "linear"):
             return ()
         return tuple(axis for axis in range(len(self.shape)) if axis != self.output_axis)
 
-    @property
+    @cached_property
     def packed(self) -> int:
         """How many projections lie one after the other along the output axis: 3 for query, key and value, else 1."""
         is_packed = self.kind == "linear" and self.name.rpartition(".")[2] in _PACKED_NAMES and self.shape[0] % 3 == 0

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -50,8 +52,8 @@ class Choices:
 class PartReport:
     """What became of a target part: ``overwritten`` of its learned ``entries`` came from ``source``.
 
-    ``axes`` tells sizes on both sides and the first entry that was written, ``tensors`` the overwritten and all entries
-    of each learned tensor, ``factor`` what the weight was multiplied with; ``note`` is for people.
+    ``axes`` tells the sizes on both sides, ``tensors`` the overwritten and all entries of each learned tensor that no part
+    above has, ``factor`` what the weight was multiplied with; ``note`` is for people.
     """
 
     target: str
@@ -81,7 +83,7 @@ class Body:
     tensors: Mapping[str, Tensor]
     parts: Mapping[str, Part]
 
-    @property
+    @cached_property
     def input_part(self) -> str | None:
         """The convolution that sees the image."""
         return first_convolution(self.architecture)
@@ -117,11 +119,12 @@ def operate(steps: Sequence[Step], source: Body, target: Body, choices: Choices)
             values that are not finite or too large for the target's number format.
     """
     reports = rehearse(steps, source, target, choices)
-    for step in steps:
-        if step.source is not None:
-            _check_values(source, source.parts[step.source], target, target.parts[step.target])
     with torch.no_grad():
-        _operate(steps, source, target, choices)
+        for step in steps:
+            if step.source is not None:
+                _check_values(source, source.parts[step.source], target, target.parts[step.target])
+        for _ in _operate(steps, source, target, choices):
+            pass
     return reports
 
 
@@ -133,7 +136,8 @@ def rehearse(steps: Sequence[Step], source: Body, target: Body, choices: Choices
     """
     for step in steps:
         _check_step(step, source, target)
-    return _operate(steps, _without_values(source), _without_values(target), choices)
+    laid = _operate(steps, _without_values(source), _without_values(target), choices)
+    return [part.report(source, target) for part in laid]
 
 
 def _without_values(body: Body) -> Body:
@@ -141,7 +145,7 @@ def _without_values(body: Body) -> Body:
     shadows: dict[int, Tensor] = {}
     for tensor in body.tensors.values():
         if id(tensor) not in shadows:
-            shadows[id(tensor)] = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+            shadows[id(tensor)] = torch.empty_like(tensor, device="meta")
     return replace(body, tensors={key: shadows[id(tensor)] for key, tensor in body.tensors.items()})
 
 
@@ -171,12 +175,14 @@ def _check_values(source: Body, theirs: Part, target: Body, ours: Part) -> None:
                 "weight: give a checkpoint of floating-point weights"
             )
         # The sum is not finite if an entry is not; that it may overflow by itself is looked at where it happens.
-        if not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():
+        if not math.isfinite(tensor.sum().item()) and not torch.isfinite(tensor).all():
             raise InputError(
                 f"the source's tensor {key} holds values that are not finite (NaN or infinity): its training has failed; "
                 "give another checkpoint"
             )
         wanted = target.tensors[ours.tensors[role]].dtype
+        if wanted == tensor.dtype:
+            continue
         most = torch.finfo(wanted).max
         if torch.finfo(tensor.dtype).max > most and tensor.abs().max() > most:
             raise InputError(
@@ -185,42 +191,76 @@ def _check_values(source: Body, theirs: Part, target: Body, ours: Part) -> None:
             )
 
 
-def _operate(steps: Iterable[Step], source: Body, target: Body, choices: Choices) -> list[PartReport]:
+def _operate(steps: Iterable[Step], source: Body, target: Body, choices: Choices) -> Iterator[_Laid]:
+    """Lay part by part, in the target's order; what tensors share is written once, by the first part that has it."""
     by_target = {step.target: step for step in steps}
     written: set[int] = set()
-    reports = []
     for name, part in target.parts.items():
-        weight = target.tensors[part.tensors["weight"]]
+        own = {role: key for role, key in part.tensors.items() if id(target.tensors[key]) not in written}
+        written |= {id(target.tensors[key]) for key in own.values()}
         step = by_target.get(name, Step(target=name))
-        if id(weight) in written:
-            reports.append(PartReport(name, part.kind, part.shape, 0, note="shares its weight with a part above"))
-            continue
-        written.add(id(weight))
-        reports.append(_carry(step, source, part, target, choices))
-    return reports
+        if step.source is None or not own:
+            yield _Laid(step, part, own)
+        else:
+            yield _carry(step, source, part, own, target, choices)
 
 
-def _carry(step: Step, source: Body, part: Part, target: Body, choices: Choices) -> PartReport:
+class _Laid(NamedTuple):
+    """What was laid over a part's ``own`` tensors, those that no part before it has; without ``shape`` nothing was.
+
+    ``shape`` and ``placements`` are those of the source's weight, ``overwritten`` entries by tensor.
+    """
+
+    step: Step
+    part: Part
+    own: Mapping[str, str]
+    shape: tuple[int, ...] | None = None
+    placements: Sequence[Placement] = ()
+    overwritten: Mapping[str, int] = MappingProxyType({})
+    packed: int = 1
+    factor: float = 1.0
+    statistics: bool = False
+    note: str = ""
+
+    def report(self, source: Body, target: Body) -> PartReport:
+        """The same for people."""
+        entries = {key: target.tensors[key].numel() for role, key in self.own.items() if role in LEARNED}
+        tensors = {key: (self.overwritten.get(key, 0), count) for key, count in entries.items()}
+        shape, count = self.part.shape, sum(entries.values())
+        if self.shape is None or self.step.source is None:
+            note = "stays as it was initialised" if self.own else "shares its weight with a part above"
+            return PartReport(self.part.name, self.part.kind, shape, count, note=note, tensors=tensors)
+        return PartReport(
+            self.part.name,
+            self.part.kind,
+            shape,
+            count,
+            source=self.step.source,
+            source_shape=source.parts[self.step.source].shape,
+            score=self.step.score,
+            axes=_spell_axes(self.shape, shape),
+            overwritten=sum(self.overwritten.values()),
+            factor=self.factor,
+            statistics=self.statistics,
+            note=_note(self.note, self.packed, self.shape, shape, self.factor),
+            tensors=tensors,
+        )
+
+
+def _carry(step: Step, source: Body, part: Part, own: Mapping[str, str], target: Body, choices: Choices) -> _Laid:
     """One part; see `operate`."""
-    entries = {key: target.tensors[key].numel() for role, key in part.tensors.items() if role in LEARNED}
-    blank = PartReport(
-        part.name,
-        part.kind,
-        part.shape,
-        sum(entries.values()),
-        note="stays as it was initialised",
-        tensors={key: (0, count) for key, count in entries.items()},
-    )
-    if step.source is None:
-        return blank
+    assert step.source is not None
     theirs = source.parts[step.source]
     weight, note = _adapted(theirs, source, part, target, choices)
     packed = part.packed if choices.packed and theirs.packed == part.packed else 1
     layout = _Layout(part, packed, choices)
-    placements = layout.carry_weight(weight, target.tensors[part.tensors["weight"]].view(part.shape))
-    overwritten = {part.tensors["weight"]: packed * _count(placements)}
+    there = target.tensors[part.tensors["weight"]]
+    # A weight that a part above has is laid beside it: how it would lie decides where a bias of one's own goes.
+    there = there if "weight" in own else torch.empty_like(there)
+    placements, factor = layout.carry_weight(weight, there.view(part.shape))
+    overwritten = {own["weight"]: packed * _count(placements)} if "weight" in own else {}
     statistics = False
-    for role, key in part.tensors.items():
+    for role, key in own.items():
         if role == "weight" or role not in theirs.tensors or (role not in LEARNED and not choices.statistics):
             continue
         values, there = source.tensors[theirs.tensors[role]], target.tensors[key]
@@ -228,19 +268,7 @@ def _carry(step: Step, source: Body, part: Part, target: Body, choices: Choices)
         if role in LEARNED:
             overwritten[key] = count
         statistics = statistics or role not in LEARNED
-    factor = layout.factor(weight.shape, placements)
-    return replace(
-        blank,
-        source=theirs.name,
-        source_shape=theirs.shape,
-        score=step.score,
-        axes=_spell_axes(weight.shape, part.shape, placements),
-        overwritten=sum(overwritten.values()),
-        factor=factor,
-        statistics=statistics,
-        note=_note(note, packed, weight.shape, part.shape, factor),
-        tensors={key: (overwritten.get(key, 0), count) for key, count in entries.items()},
-    )
+    return _Laid(step, part, own, tuple(weight.shape), placements, overwritten, packed, factor, statistics, note)
 
 
 def _adapted(theirs: Part, source: Body, ours: Part, target: Body, choices: Choices) -> tuple[Tensor, str]:
@@ -267,57 +295,41 @@ class _Layout:
     packed: int
     choices: Choices
 
-    def carry_weight(self, weight: Tensor, there: Tensor) -> tuple[Placement, ...]:
-        """Lay the weight, piece by piece; returns the placements of the last piece, which has the ranges of all."""
+    def carry_weight(self, weight: Tensor, there: Tensor) -> tuple[tuple[Placement, ...], float]:
+        """Lay the weight, piece by piece; returns the placements of the last piece, which has the ranges of all.
+
+        And what carried weights were multiplied with, so that a sum over fewer (or repeated) inputs keeps its variance.
+        """
         placements: tuple[Placement, ...] = ()
-        for theirs, ours in zip(self._pieces(weight), self._pieces(there), strict=True):
+        factor, output, full = 1.0, self.part.output_axis, self._fan_in(there.shape)
+        rescaled = self.choices.rescale and not self.part.normalised
+        pieces = (_chunks(tensor, self.packed, output) for tensor in (weight, there))
+        for theirs, ours in zip(*pieces, strict=True):
             placements = self._place(theirs, tuple(ours.shape))
-            factor = self.factor(weight.shape, placements)
-            rows = ours.narrow(self.part.output_axis, *_range(placements[self.part.output_axis])) if ours.ndim else ours
-            padded = self._padding(tuple(ours.shape), placements)
-            if padded and self.choices.border == "zero":
-                rows.zero_()
+            filled = self._fan_in([_range(place)[1] for place in placements])
+            factor = math.sqrt(self._fan_in(weight.shape) / filled) if rescaled else 1.0
+            if filled < full and self.choices.border == "zero":
+                ours.narrow(output, *_range(placements[output])).zero_()
             lay(theirs, ours, placements, factor)
-            rescaled = self.choices.rescale and not self.part.normalised
-            if padded and rescaled and self.choices.border == "random":
-                rows.mul_(self._damping(tuple(ours.shape), placements))
-        return placements
+            if filled < full and rescaled and self.choices.border == "random":
+                ours.narrow(output, *_range(placements[output])).mul_(_damping(full, filled))
+        return placements, factor
+
+    def _fan_in(self, sizes: Sequence[int]) -> int:
+        return math.prod([sizes[axis] for axis in self.part.fan_in_axes])
 
     def carry_vector(self, values: Tensor, there: Tensor, placements: Sequence[Placement], shape: Sequence[int]) -> int:
         """Lay what has an entry per output (bias, statistics) as the weight's outputs lie; returns the entries written."""
-        if not there.ndim or not values.ndim:
+        if values.shape == there.shape or not there.ndim or not values.ndim:
             there.copy_(values)
             return there.numel()
         axis = self.part.output_axis
         along = (values.numel(), there.numel()) == (shape[axis], self.part.shape[axis])
-        for theirs, ours in zip(values.reshape(-1).chunk(self.packed), there.view(-1).chunk(self.packed), strict=True):
+        pieces = (_chunks(tensor, self.packed, 0) for tensor in (values.reshape(-1), there.view(-1)))
+        for theirs, ours in zip(*pieces, strict=True):
             place = placements[axis] if along else centred(theirs.numel(), ours.numel())
             lay(theirs, ours, (place,))
         return self.packed * _count((place,))
-
-    def factor(self, shape: Sequence[int], placements: Sequence[Placement]) -> float:
-        """What carried weights are multiplied with, so that a sum over fewer (or repeated) inputs keeps its variance."""
-        if not self.choices.rescale or self.part.normalised:
-            return 1.0
-        theirs = math.prod(shape[axis] for axis in self.part.fan_in_axes)
-        filled = math.prod(_range(placements[axis])[1] for axis in self.part.fan_in_axes)
-        return math.sqrt(theirs / filled)
-
-    def _padding(self, shape: tuple[int, ...], placements: Sequence[Placement]) -> bool:
-        return any(_range(placements[axis])[1] < shape[axis] for axis in self.part.fan_in_axes)
-
-    def _damping(self, shape: tuple[int, ...], placements: Sequence[Placement]) -> float:
-        """Carried and fresh weights of a row together would have this much too large a deviation.
-
-        Both are taken to be of the scale that keeps the variance over a full fan-in b: the k carried ones give it once,
-        the b - k fresh ones (b - k) / b times more.
-        """
-        fan_in = math.prod(shape[axis] for axis in self.part.fan_in_axes)
-        filled = math.prod(_range(placements[axis])[1] for axis in self.part.fan_in_axes)
-        return math.sqrt(fan_in / (2 * fan_in - filled))
-
-    def _pieces(self, tensor: Tensor) -> Sequence[Tensor]:
-        return tensor.chunk(self.packed, self.part.output_axis) if self.packed > 1 else (tensor,)
 
     def _place(self, weight: Tensor, shape: tuple[int, ...]) -> tuple[Placement, ...]:
         operator = self.choices.operator
@@ -326,16 +338,29 @@ class _Layout:
         return axis_placements(operator, weight, shape, self.part.channel_axes, self.choices.seed, self.part.name)
 
 
+def _damping(full: int, filled: int) -> float:
+    """Carried and fresh weights of a row together would have this much too large a deviation.
+
+    Both are taken to be of the scale that keeps the variance over a full fan-in b: the k carried ones give it once,
+    the b - k fresh ones (b - k) / b times more.
+    """
+    return math.sqrt(full / (2 * full - filled))
+
+
+def _chunks(tensor: Tensor, count: int, axis: int) -> Sequence[Tensor]:
+    return tensor.chunk(count, axis) if count > 1 else (tensor,)
+
+
 def _range(place: Placement) -> tuple[int, int]:
     """First entry and number of entries that are filled."""
     return place.target.start, place.target.stop - place.target.start
 
 
 def _count(placements: Iterable[Placement]) -> int:
-    return math.prod(_range(place)[1] for place in placements)
+    return math.prod([_range(place)[1] for place in placements])
 
 
-def _spell_axes(source: Sequence[int], target: Sequence[int], placements: Sequence[Placement]) -> tuple[str, ...]:
+def _spell_axes(source: Sequence[int], target: Sequence[int]) -> tuple[str, ...]:
     return tuple(
         f"{ours}" if theirs == ours else f"{theirs}->{ours}" for theirs, ours in zip(source, target, strict=True)
     )
