@@ -166,8 +166,8 @@ def carry_optimizer(
 ) -> TransferReport:
     """Carry the source's optimiser state to the target's, along with the weights that `transfer` carried between them.
 
-    Momenta and second moments go where their weights went, steps are counted on; parameters that received nothing start
-    anew. Gives the report of the transfer with that said; both optimisers must be of one kind.
+    Momenta and second moments go where their weights went, steps are counted on; parameters that received nothing, or
+    weights fitted to other images, start anew. Gives the report of the transfer with that said; both optimisers must be of one kind.
 
     Raises:
         InputError: nothing was carried into the target, from another network, or the optimisers differ in kind.
@@ -178,7 +178,10 @@ def carry_optimizer(
             f"the state of {type(source_optimizer).__name__} means nothing to {type(target_optimizer).__name__}: use one kind"
         )
     theirs, ours = module_body(source), module_body(target)
-    steps = [Step(target=part.target, source=part.source, score=part.score) for part in told.parts]
+    # The state of weights that were made from others has no entries of its own to take.
+    steps = [
+        Step(target=part.target, source=None if part.adapted else part.source, score=part.score) for part in told.parts
+    ]
     if any(step.source is not None and step.source not in theirs.parts for step in steps):
         raise InputError(f"the weights of this target came from {told.source}: give that network and its optimiser")
     choices = transfer_method(told.method).choices(read_parameters(told.method, told.parameters))

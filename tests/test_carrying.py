@@ -194,3 +194,15 @@ def test_the_state_of_another_kind_of_optimiser_is_refused():
         kzoo.carry_optimizer(
             source, torch.optim.Adam(source.parameters()), target, torch.optim.SGD(target.parameters(), lr=1.0)
         )
+
+
+def test_the_state_of_an_adapted_layer_starts_anew():
+    source, target = (timm.create_model("resnet10t", num_classes=3, in_chans=n) for n in (3, 1))
+    theirs = torch.optim.SGD(source.parameters(), lr=0.1, momentum=0.9)
+    source(torch.ones(2, 3, 32, 32)).sum().backward()
+    theirs.step()
+    kzoo.transfer(source, target)
+    ours = torch.optim.SGD(target.parameters(), lr=0.1, momentum=0.9)
+    kzoo.carry_optimizer(source, theirs, target, ours)
+    assert target.conv1[0].weight not in ours.state
+    assert target.fc.weight in ours.state

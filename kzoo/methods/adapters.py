@@ -14,15 +14,20 @@ _MOST_PREFIX_TOKENS = 8
 
 
 def adapt_channels(weight: Tensor, in_chans: int) -> Tensor:
-    """A first convolution for ``in_chans`` input channels: summed for one, repeated and scaled for more.
+    """A first convolution (out, in, kh, kw) for ``in_chans`` input channels, by timm's rule.
 
-    Anything but a weight (out, 3, kh, kw) is returned as it is.
+    Its channels are summed for one, else repeated, and scaled so that the sum over them stays. With more than three it
+    does not see colours (but pixels that were rearranged), and is returned as it is.
     """
     from timm.models._manipulate import adapt_input_conv
 
-    if weight.shape[1] != _CHANNELS or in_chans == _CHANNELS:
+    channels = weight.shape[1]
+    if in_chans == channels or channels > _CHANNELS:
         return weight
-    return adapt_input_conv(in_chans, weight)
+    if channels == _CHANNELS or in_chans == 1:
+        return adapt_input_conv(in_chans, weight)
+    repeated = weight.repeat(1, math.ceil(in_chans / channels), 1, 1)[:, :in_chans]
+    return repeated * (channels / in_chans)
 
 
 def adapt_positions(name: str, weight: Tensor, target_shape: tuple[int, ...]) -> Tensor:

@@ -93,7 +93,8 @@ def lay(source: Tensor, target: Tensor, placements: tuple[Placement, ...], facto
         # Without values a copy finds the same faults as a product, which torch works out in Python there.
         there.copy_(taken)
     else:
-        torch.mul(taken, factor, out=there)
+        # In the target's number format: a product in half precision could overflow, and would be rounded twice.
+        torch.mul(taken.to(there.dtype), factor, out=there)
     return taken
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +16,7 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 NORM_KINDS = ("bn1d", "bn2d", "bn3d", "layer_norm", "group_norm", "rms_norm")
 #: A layer's weight is looked at in the axes of its kind; a tensor without a layer in its own.
 NO_LAYER = "tensor"
+_HEAD = re.compile(r"[a-z_]*(head|classif|fc|last_linear|logits|output)|\d*\Z|\d+\.", re.ASCII)
 _PACKED_NAMES = ("qkv", "in_proj_weight", "to_qkv", "Wqkv")
 
 
@@ -105,13 +107,19 @@ def _layer_part(layer: Layer, shapes: Mapping[str, tuple[int, ...]]) -> Iterator
 
 
 def classifiers(architecture: Architecture) -> list[str]:
-    """The names of the layers that give the classes' scores: the linear layers of one shape that end a network."""
+    """The names of the layers that give the classes' scores, as far as order and names tell them.
+
+    They are linear layers or 1x1 convolutions of one number of outputs at the end of the network, inside something that is
+    called a head (or, in a chain of modules, has a number only); what ends a network without a head is no classifier.
+    """
     typed = [layer for layer in architecture.paper.layers if layer.typed]
     found: list[str] = []
     for layer in reversed(typed):
-        if layer.kind != "linear" or (found and layer.shape != typed[-1].shape):
+        if not _HEAD.match(layer.name):
             break
-        found.append(layer.name)
+        scores = layer.kind == "linear" or (layer.kind == "conv2d" and layer.shape[2:] == (1, 1))
+        if scores and layer.shape[0] == typed[-1].shape[0]:
+            found.append(layer.name)
     return found
 
 

@@ -53,7 +53,8 @@ class PartReport:
     """What became of a target part: ``overwritten`` of its learned ``entries`` came from ``source``.
 
     ``axes`` tells the sizes on both sides, ``tensors`` the overwritten and all entries of each learned tensor that no part
-    above has, ``factor`` what the weight was multiplied with; ``note`` is for people.
+    above has, ``factor`` what the weight was multiplied with; ``adapted`` tells that it was fitted to other images first;
+    ``note`` is for people.
     """
 
     target: str
@@ -67,6 +68,7 @@ class PartReport:
     overwritten: int = 0
     factor: float = 1.0
     statistics: bool = False
+    adapted: bool = False
     note: str = ""
     tensors: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -192,12 +194,17 @@ def _check_values(source: Body, theirs: Part, target: Body, ours: Part) -> None:
 
 
 def _operate(steps: Iterable[Step], source: Body, target: Body, choices: Choices) -> Iterator[_Laid]:
-    """Lay part by part, in the target's order; what tensors share is written once, by the first part that has it."""
+    """Lay part by part, in the target's order; what parts share is written once, by the first of them that receives."""
     by_target = {step.target: step for step in steps}
-    written: set[int] = set()
+    receiving = [
+        part for name, part in target.parts.items() if name in by_target and by_target[name].source is not None
+    ]
+    owners: dict[int, str] = {}
+    for part in (*receiving, *target.parts.values()):
+        for key in part.tensors.values():
+            owners.setdefault(id(target.tensors[key]), part.name)
     for name, part in target.parts.items():
-        own = {role: key for role, key in part.tensors.items() if id(target.tensors[key]) not in written}
-        written |= {id(target.tensors[key]) for key in own.values()}
+        own = {role: key for role, key in part.tensors.items() if owners[id(target.tensors[key])] == name}
         step = by_target.get(name, Step(target=name))
         if step.source is None or not own:
             yield _Laid(step, part, own)
@@ -206,7 +213,7 @@ def _operate(steps: Iterable[Step], source: Body, target: Body, choices: Choices
 
 
 class _Laid(NamedTuple):
-    """What was laid over a part's ``own`` tensors, those that no part before it has; without ``shape`` nothing was.
+    """What was laid over a part's ``own`` tensors, those that no other part writes; without ``shape`` nothing was.
 
     ``shape`` and ``placements`` are those of the source's weight, ``overwritten`` entries by tensor.
     """
@@ -228,7 +235,7 @@ class _Laid(NamedTuple):
         tensors = {key: (self.overwritten.get(key, 0), count) for key, count in entries.items()}
         shape, count = self.part.shape, sum(entries.values())
         if self.shape is None or self.step.source is None:
-            note = "stays as it was initialised" if self.own else "shares its weight with a part above"
+            note = "stays as it was initialised" if self.own else "shares its weight with another part"
             return PartReport(self.part.name, self.part.kind, shape, count, note=note, tensors=tensors)
         return PartReport(
             self.part.name,
@@ -242,6 +249,7 @@ class _Laid(NamedTuple):
             overwritten=sum(self.overwritten.values()),
             factor=self.factor,
             statistics=self.statistics,
+            adapted=bool(self.note),
             note=_note(self.note, self.packed, self.shape, shape, self.factor),
             tensors=tensors,
         )
@@ -255,7 +263,7 @@ def _carry(step: Step, source: Body, part: Part, own: Mapping[str, str], target:
     packed = part.packed if choices.packed and theirs.packed == part.packed else 1
     layout = _Layout(part, packed, choices)
     there = target.tensors[part.tensors["weight"]]
-    # A weight that a part above has is laid beside it: how it would lie decides where a bias of one's own goes.
+    # A weight that another part writes is laid beside it: how it would lie decides where a bias of one's own goes.
     there = there if "weight" in own else torch.empty_like(there)
     placements, factor = layout.carry_weight(weight, there.view(part.shape))
     overwritten = {own["weight"]: packed * _count(placements)} if "weight" in own else {}

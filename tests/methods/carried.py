@@ -129,7 +129,8 @@ def assert_carried(told: TransferReport, source: Body, module: nn.Module) -> Non
     target = module_body(module)
     assert_sums(told, target, sum(parameter.numel() for parameter in module.parameters()))
     owners: dict[int, tuple[PartReport, str, str]] = {}
-    for report in told.parts:
+    # What parts share is written by the first of them that receives.
+    for report in sorted(told.parts, key=lambda part: part.source is None):
         for role, name in target.parts[report.target].tensors.items():
             owners.setdefault(id(target.tensors[name]), (report, role, name))
     for key, tensor in _once(target.tensors).items():

@@ -74,6 +74,7 @@ def test_the_paper_leaves_running_statistics_and_full_state_copies_them():
             assert torch.equal(target.state_dict()[key], expected)
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_full_state_to_the_same_architecture_gives_the_same_function():
     source = timm.create_model("convnext_atto", num_classes=7).double().eval()
     target = timm.create_model("convnext_atto", num_classes=7).double().eval()
@@ -153,6 +154,13 @@ def test_other_input_channels_are_adapted_as_timm_does(channels, expected):
     carried(source, target)
     first = "conv1.0.weight"
     assert torch.allclose(target.state_dict()[first], expected(source.state_dict()[first]), atol=1e-6)
+
+
+def test_one_input_channel_is_repeated_for_three():
+    source, target = (timm.create_model("resnet10t", num_classes=3, in_chans=n) for n in (1, 3))
+    carried(source, target)
+    first = "conv1.0.weight"
+    assert torch.allclose(target.state_dict()[first], source.state_dict()[first].repeat(1, 3, 1, 1) / 3, atol=1e-6)
 
 
 def test_positions_are_interpolated_and_prefix_tokens_kept():

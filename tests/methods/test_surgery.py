@@ -86,7 +86,7 @@ def test_tied_tensors_are_written_once_and_stay_tied():
     assert target.head.weight is target.embed.weight
     assert sum(part.entries for part in reports) == sum(p.numel() for p in target.parameters())
     assert torch.equal(target.embed.weight, source.embed.weight[:, 1:7])
-    assert [part.note for part in reports if part.target == "head"] == ["shares its weight with a part above"]
+    assert [part.note for part in reports if part.target == "head"] == ["shares its weight with another part"]
 
 
 def test_a_parameter_of_a_layer_without_a_kind_is_carried_too():
@@ -148,3 +148,28 @@ def test_what_is_no_plan_is_refused(tmp_path, text, said):
     path.write_text(text)
     with pytest.raises(InputError, match=said):
         read_plan(path)
+
+
+class TiedWithBias(Tied):
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.head = nn.Linear(size, 9)
+        self.head.weight = self.embed.weight
+
+
+@pytest.mark.parametrize("variant", ["paper", "full_state"])
+def test_of_tied_parts_the_one_that_receives_is_written(variant):
+    source, target = TiedWithBias(8), TiedWithBias(8)
+    reports = carry(source, target, variant=variant)
+    assert torch.equal(target.head.weight, source.head.weight)
+    assert torch.equal(target.head.bias, source.head.bias)
+    assert target.embed.weight is target.head.weight
+    assert sum(part.overwritten for part in reports) == sum(p.numel() for p in target.parameters())
+
+
+def test_half_precision_is_rescaled_in_the_targets_format():
+    source, target = nn.Sequential(nn.Linear(64, 4)), nn.Sequential(nn.Linear(16, 4))
+    with torch.no_grad():
+        source[0].weight.fill_(60_000)
+    carry(source.half(), target, head=False)
+    assert (target[0].weight == 120_000).all()
