@@ -68,6 +68,8 @@ def table() -> str:
             f"equal for {heads['architectures']:,} architectures; {len(heads['left_to_the_library'])} are left to the library",
         ),
         *_header_rows(headers),
+        *_surgery_rows(load("surgery")),
+        *_training_rows(load("training")),
         (
             f"{fuzz['cases']:,} hostile headers, shards, configs, indexes and registry files",
             f"{fuzz['escaped']} without an answer or one sentence; slowest "
@@ -119,6 +121,29 @@ def _torchvision_lines(found: dict[str, Any]) -> list[str]:
         "paper's rule makes one block of nearly their whole body, because of modules that no header shows. `--refine` finds "
         f"{found['refined_to_a_network_with_the_same_names_and_shapes']} of",
         f"the {found['networks']}; kzoo says so below a ranking where it would.",
+    ]
+
+
+def _surgery_rows(surgery: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (
+            f"carrying {pair['source']} into {pair['target']}, matching known, {variant}, beside a copy of the target's state",
+            f"{span(pair[variant]['times_a_copy'], 'times')}; peak memory {pair[variant]['times_source_and_target']:.2f} times "
+            "source and target",
+        )
+        for pair in surgery["pairs"]
+        for variant in ("full_state", "paper")
+    ]
+
+
+def _training_rows(training: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (
+            f"the training loop beside a plain one written by hand, {name} of {found['size']} pixels, one thread",
+            f"{found['images_per_second']['kzoo']['median']:,.0f} images/s; overhead "
+            f"{span(found['overhead_of_kzoo'], '%', 100, 1)}",
+        )
+        for name, found in training["networks"].items()
     ]
 
 
