@@ -196,6 +196,22 @@ def _check_values(source: Body, theirs: Part, target: Body, ours: Part) -> None:
 def _operate(steps: Iterable[Step], source: Body, target: Body, choices: Choices) -> Iterator[_Laid]:
     """Lay part by part, in the target's order; what parts share is written once, by the first of them that receives."""
     by_target = {step.target: step for step in steps}
+    owners = _owners(by_target, target)
+    for name, part in target.parts.items():
+        own = part.tensors
+        if owners is not None:
+            own = {role: key for role, key in own.items() if owners[id(target.tensors[key])] == name}
+        step = by_target.get(name)
+        if step is None or step.source is None or not own:
+            yield _Laid(step or Step(target=name), part, own)
+        else:
+            yield _carry(step, source, part, own, target, choices)
+
+
+def _owners(by_target: Mapping[str, Step], target: Body) -> dict[int, str] | None:
+    """Which part writes each tensor, by the tensor's identity; None where no two names are one tensor."""
+    if len({id(tensor) for tensor in target.tensors.values()}) == len(target.tensors):
+        return None
     receiving = [
         part for name, part in target.parts.items() if name in by_target and by_target[name].source is not None
     ]
@@ -203,13 +219,7 @@ def _operate(steps: Iterable[Step], source: Body, target: Body, choices: Choices
     for part in (*receiving, *target.parts.values()):
         for key in part.tensors.values():
             owners.setdefault(id(target.tensors[key]), part.name)
-    for name, part in target.parts.items():
-        own = {role: key for role, key in part.tensors.items() if owners[id(target.tensors[key])] == name}
-        step = by_target.get(name, Step(target=name))
-        if step.source is None or not own:
-            yield _Laid(step, part, own)
-        else:
-            yield _carry(step, source, part, own, target, choices)
+    return owners
 
 
 class _Laid(NamedTuple):
