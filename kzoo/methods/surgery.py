@@ -225,14 +225,13 @@ def _owners(by_target: Mapping[str, Step], target: Body) -> dict[int, str] | Non
 class _Laid(NamedTuple):
     """What was laid over a part's ``own`` tensors, those that no other part writes; without ``shape`` nothing was.
 
-    ``shape`` and ``placements`` are those of the source's weight, ``overwritten`` entries by tensor.
+    ``shape`` is that of the source's weight, ``overwritten`` counts entries by tensor.
     """
 
     step: Step
     part: Part
     own: Mapping[str, str]
     shape: tuple[int, ...] | None = None
-    placements: Sequence[Placement] = ()
     overwritten: Mapping[str, int] = MappingProxyType({})
     packed: int = 1
     factor: float = 1.0
@@ -275,18 +274,18 @@ def _carry(step: Step, source: Body, part: Part, own: Mapping[str, str], target:
     there = target.tensors[part.tensors["weight"]]
     # A weight that another part writes is laid beside it: how it would lie decides where a bias of one's own goes.
     there = there if "weight" in own else torch.empty_like(there)
-    placements, factor = layout.carry_weight(weight, there.view(part.shape))
-    overwritten = {own["weight"]: packed * _count(placements)} if "weight" in own else {}
+    pieces, factor = layout.carry_weight(weight, there.view(part.shape))
+    overwritten = {own["weight"]: sum(map(_count, pieces))} if "weight" in own else {}
     statistics = False
     for role, key in own.items():
         if role == "weight" or role not in theirs.tensors or (role not in LEARNED and not choices.statistics):
             continue
         values, there = source.tensors[theirs.tensors[role]], target.tensors[key]
-        count = layout.carry_vector(values, there, placements, weight.shape)
+        count = layout.carry_vector(values, there, pieces, weight.shape)
         if role in LEARNED:
             overwritten[key] = count
         statistics = statistics or role not in LEARNED
-    return _Laid(step, part, own, tuple(weight.shape), placements, overwritten, packed, factor, statistics, note)
+    return _Laid(step, part, own, tuple(weight.shape), overwritten, packed, factor, statistics, note)
 
 
 def _adapted(theirs: Part, source: Body, ours: Part, target: Body, choices: Choices) -> tuple[Tensor, str]:
@@ -313,12 +312,12 @@ class _Layout:
     packed: int
     choices: Choices
 
-    def carry_weight(self, weight: Tensor, there: Tensor) -> tuple[tuple[Placement, ...], float]:
-        """Lay the weight, piece by piece; returns the placements of the last piece, which has the ranges of all.
+    def carry_weight(self, weight: Tensor, there: Tensor) -> tuple[list[tuple[Placement, ...]], float]:
+        """Lay the weight, piece by piece; returns the placements of each piece.
 
         And what carried weights were multiplied with, so that a sum over fewer (or repeated) inputs keeps its variance.
         """
-        placements: tuple[Placement, ...] = ()
+        laid: list[tuple[Placement, ...]] = []
         factor, output, full = 1.0, self.part.output_axis, self._fan_in(there.shape)
         rescaled = self.choices.rescale and not self.part.normalised
         pieces = (_chunks(tensor, self.packed, output) for tensor in (weight, there))
@@ -331,23 +330,28 @@ class _Layout:
             lay(theirs, ours, placements, factor)
             if filled < full and rescaled and self.choices.border == "random":
                 ours.narrow(output, *_range(placements[output])).mul_(_damping(full, filled))
-        return placements, factor
+            laid.append(placements)
+        return laid, factor
 
     def _fan_in(self, sizes: Sequence[int]) -> int:
         return math.prod([sizes[axis] for axis in self.part.fan_in_axes])
 
-    def carry_vector(self, values: Tensor, there: Tensor, placements: Sequence[Placement], shape: Sequence[int]) -> int:
-        """Lay what has an entry per output (bias, statistics) as the weight's outputs lie; returns the entries written."""
-        if values.shape == there.shape or not there.ndim or not values.ndim:
+    def carry_vector(
+        self, values: Tensor, there: Tensor, laid: Sequence[Sequence[Placement]], shape: Sequence[int]
+    ) -> int:
+        """Lay what has an entry per output (bias, statistics) as the weight's pieces lie; returns the entries written."""
+        if not there.ndim or not values.ndim:
             there.copy_(values)
             return there.numel()
         axis = self.part.output_axis
         along = (values.numel(), there.numel()) == (shape[axis], self.part.shape[axis])
         pieces = (_chunks(tensor, self.packed, 0) for tensor in (values.reshape(-1), there.view(-1)))
-        for theirs, ours in zip(*pieces, strict=True):
+        count = 0
+        for theirs, ours, placements in zip(*pieces, laid, strict=True):
             place = placements[axis] if along else centred(theirs.numel(), ours.numel())
             lay(theirs, ours, (place,))
-        return self.packed * _count((place,))
+            count += _count((place,))
+        return count
 
     def _place(self, weight: Tensor, shape: tuple[int, ...]) -> tuple[Placement, ...]:
         operator = self.choices.operator

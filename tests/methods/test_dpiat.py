@@ -242,3 +242,16 @@ def test_normalisation_layers_are_carried_between_similar_networks_only():
     assert receiving_norms("mobilenet_v2", "resnet18", norms="all") == 20
     assert receiving_norms("resnet18", "resnet34", norms="none") == 0
     assert receiving_norms("mobilenet_v2", "resnet18", variant="paper") == 20
+
+
+def test_magnitude_gives_each_of_query_key_and_value_its_own_bias():
+    source, target = (timm.create_model("vit_tiny_patch16_224", num_classes=4, embed_dim=size) for size in (192, 96))
+    with torch.no_grad():
+        source.blocks[0].attn.qkv.bias.copy_(torch.arange(576.0))
+    reports, _ = carried(source, target, operator="magnitude", rescale=False)
+    assert next(part.source for part in reports if part.target == "blocks.0.attn.qkv") == "blocks.0.attn.qkv"
+    # The bias tells which rows were taken; the largest of each piece by their sums.
+    taken = target.blocks[0].attn.qkv.bias.long().unflatten(0, (3, 96))
+    sums = source.blocks[0].attn.qkv.weight.double().abs().sum(1).unflatten(0, (3, 192))
+    expected = sums.argsort(descending=True, stable=True)[:, :96].sort().values + torch.tensor([[0], [192], [384]])
+    assert torch.equal(taken, expected)
