@@ -9,6 +9,7 @@ the same for ``clip``.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, get_args
@@ -84,18 +85,19 @@ def _filled(source: int, target: int, generator: torch.Generator) -> Placement:
     return Placement(indices, slice(0, target))
 
 
-def lay(source: Tensor, target: Tensor, placements: tuple[Placement, ...], factor: float = 1.0) -> Tensor:
-    """Write the chosen entries of ``source``, times ``factor``, into ``target`` in place; returns what was taken."""
+def lay(source: Tensor, target: Tensor, placements: Sequence[Placement], factor: float = 1.0) -> None:
+    """Write the chosen entries of ``source``, times ``factor``, into ``target`` in place."""
+    if target.is_meta:
+        # Without values there is nothing to write, and placements fit by the way they are made.
+        return
     taken, there = source, target
     for axis, place in enumerate(placements):
         taken, there = _cut(taken, axis, place.source), _cut(there, axis, place.target)
-    if factor == 1.0 or there.is_meta:
-        # Without values a copy finds the same faults as a product, which torch works out in Python there.
+    if factor == 1.0:
         there.copy_(taken)
     else:
         # In the target's number format: a product in half precision could overflow, and would be rounded twice.
         torch.mul(taken.to(there.dtype), factor, out=there)
-    return taken
 
 
 def _cut(tensor: Tensor, axis: int, entries: slice | Tensor) -> Tensor:

@@ -340,8 +340,9 @@ class _Layout:
         self, values: Tensor, there: Tensor, laid: Sequence[Sequence[Placement]], shape: Sequence[int]
     ) -> int:
         """Lay what has an entry per output (bias, statistics) as the weight's pieces lie; returns the entries written."""
-        if not there.ndim or not values.ndim:
-            there.copy_(values)
+        if values.shape == there.shape or not there.ndim or not values.ndim:
+            if not there.is_meta:
+                there.copy_(values)
             return there.numel()
         axis = self.part.output_axis
         along = (values.numel(), there.numel()) == (shape[axis], self.part.shape[axis])
