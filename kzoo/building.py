@@ -50,7 +50,9 @@ def network_spec(text: str, zoo: Callable[[], Zoo], options: Options | None = No
         raise InputError("a part of a network cannot be initialised by itself: leave out submodule")
     if library == _PYTHON:
         if options != Options():
-            raise InputError("classes, in-chans and img-size change a named network only: build your own with them")
+            raise InputError(
+                "classes, in-chans and img-size change a network that kzoo builds by name; build your own with the sizes that it needs"
+            )
         return NetworkSpec(_PYTHON, name)
     known = zoo().named(text)
     if known is not None and known[0].library in LIBRARIES:

@@ -64,10 +64,14 @@ def transfer(
     options = Options(classes, in_chans, img_size)
     if is_torch_module(target):
         if options != Options():
-            raise InputError("classes, in_chans and img_size change a named network only: build your own with them")
+            raise InputError(
+                "classes, in_chans and img_size change a network that kzoo builds by name; build your own with the sizes that it needs"
+            )
         module, name = target, type(target).__name__
+    elif not isinstance(target, str):
+        raise InputError(f"a target is a torch module or a string such as timm:resnet18, not {type(target).__name__}")
     else:
-        spec = network_spec(str(target), lambda: open_zoo(registry), options)
+        spec = network_spec(target, lambda: open_zoo(registry), options)
         module, name = build_network(spec, lambda: open_zoo(registry), seed, trust_code), str(spec)
     ours = module_body(module)
     theirs = source_body(trained)
@@ -127,6 +131,10 @@ def report(module: nn.Module) -> TransferReport:
         InputError: nothing was, as far as kzoo knows.
     """
     found = getattr(module, _REPORT, None)
+    if not isinstance(found, TransferReport) and hasattr(module, _SHARES):
+        raise InputError(
+            "the report of this module was not kept with its folder: kzoo.param_groups knows what was carried"
+        )
     if not isinstance(found, TransferReport):
         raise InputError(_NOTHING)
     return found
@@ -139,11 +147,14 @@ def remember(module: nn.Module, shares: Mapping[str, float], told: TransferRepor
         setattr(module, _REPORT, told)
 
 
-def param_groups(module: nn.Module, threshold: float = 0.5) -> list[dict[str, Any]]:
+def param_groups(
+    module: nn.Module, threshold: float = 0.5, *, lr: float | None = None, random_lr: float | None = None
+) -> list[dict[str, Any]]:
     """Two parameter groups for an optimiser, ``transferred`` and ``random``, so that each can have its own rate.
 
     A parameter counts as transferred where at least ``threshold`` of its entries were overwritten. Each group is a
-    dict of ``name`` and ``params``; ``param_names`` are the parameters' names.
+    dict of ``name`` and ``params``; ``param_names`` are the parameters' names. ``lr`` and ``random_lr`` are the rates of
+    the two; a group without one takes the optimiser's.
 
     Raises:
         InputError: nothing was carried into this module.
@@ -158,6 +169,9 @@ def param_groups(module: nn.Module, threshold: float = 0.5) -> list[dict[str, An
         group = groups["transferred" if shares.get(key, 0.0) >= threshold else "random"]
         group["params"].append(parameter)
         group["param_names"].append(key)
+    for name, rate in (("transferred", lr), ("random", random_lr)):
+        if rate is not None:
+            groups[name]["lr"] = rate
     return list(groups.values())
 
 

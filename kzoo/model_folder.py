@@ -95,7 +95,7 @@ def _timm_config(module: nn.Module) -> dict[str, Any]:
 
 
 def load(folder: str | Path, *, trust_code: bool = False, registry: Registry = None) -> nn.Module:
-    """The network of a model folder, in evaluation mode; `kzoo.report` and `kzoo.param_groups` know what was carried.
+    """The network of a model folder, in evaluation mode; `kzoo.param_groups` knows what was carried into it.
 
     Raises:
         InputError: it is no such folder, its network is unknown, or its weights are not those of the network.

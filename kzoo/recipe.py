@@ -172,9 +172,8 @@ def _section_at(keys: tuple[int | str, ...]) -> list[str]:
 
 
 def recipe_text(recipe: Recipe) -> str:
-    """A recipe as YAML; what has its default is left out."""
-    data = recipe.model_dump(exclude_defaults=True)
-    data = {"kzoo_recipe": _VERSION} | data
+    """A recipe as YAML, with its defaults; what is not set is left out."""
+    data = {key: value for key, value in recipe.model_dump(exclude_none=True).items() if value not in ([], {})}
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from torch import nn
 
 from kzoo.building import NetworkSpec, build_network, network_spec
 from kzoo.carrying import param_groups, remember, source_body
-from kzoo.errors import CheckFailed, InputError
+from kzoo.errors import CheckFailed, InputError, KzooWarning
 from kzoo.files import new_folder, require_new
 from kzoo.local import weights_sha256
 from kzoo.methods.plan import Plan, read_plan
@@ -91,6 +92,9 @@ def run_recipe(recipe: Recipe, where: Surroundings, out: Path, force: bool = Fal
     """
     require_new(out, force)
     parameters = read_parameters(recipe.method, recipe.parameters)
+    # What the recipe leaves to defaults is written down, so that other defaults would change nothing.
+    recipe = recipe.model_copy(update={"parameters": parameters.model_dump(exclude_none=True)})
+    _spare_sources(recipe, where, out)
     before = torch.get_num_threads()
     threads = recipe.threads or (recipe.training.threads if recipe.training else None) or before
     try:
@@ -106,6 +110,13 @@ def run_recipe(recipe: Recipe, where: Surroundings, out: Path, force: bool = Fal
         return result
     finally:
         torch.set_num_threads(before)
+
+
+def _spare_sources(recipe: Recipe, where: Surroundings, out: Path) -> None:
+    """Refuse to replace the folder that a source lies in: its recipe could never be run again."""
+    for source in recipe.sources:
+        if any(shard.resolve().is_relative_to(out.resolve()) for shard in where.open(source.path).shards):
+            raise InputError(f"{out} holds the source {source.path} itself: give another folder for the result")
 
 
 def writes() -> bool:
@@ -145,6 +156,8 @@ def _initialised(
     plan = None if recipe.plan is None else _checked_plan(recipe.plan, where)
     if plan is not None:
         require_method(plan, recipe.method)
+        if plan.target != str(spec):
+            warnings.warn(f"the plan was made for {plan.target:.80}, not for {spec}", KzooWarning, stacklevel=2)
     steps = plan or make_plan(theirs, ours, recipe.method, parameters, (trained.name, str(spec)))
     report = carry_out(steps, theirs, ours, parameters)
     remember(module, report.shares, report)
@@ -302,7 +315,7 @@ def _origin(where: Surroundings, recipe: Recipe) -> str:
     if is_no_path(source.path):
         return source.path
     file = where.open(source.path).shards[0].resolve()
-    return file.name if file.stem != "model" else file.parent.name
+    return file.name if file.stem != "model" else f"{file.parent.name}/{file.name}"
 
 
 def _json(data: Any) -> str:

@@ -74,7 +74,9 @@ def resolve(
     if isinstance(source, str) and not source.startswith("py:"):
         return _resolve_string(source, zoo(), options)
     if options != Options(submodule=options.submodule):
-        raise InputError("classes, in-chans and img-size change a named network only: build your own with them")
+        raise InputError(
+            "classes, in-chans and img-size change a network that kzoo builds by name; build your own with the sizes that it needs"
+        )
     if isinstance(source, Architecture):
         if options.submodule is not None:
             raise InputError("a kzoo.Architecture has no submodules: give its items of that part")
@@ -118,7 +120,9 @@ def small_module(name: str, options: Options) -> nn.Module:
     from kzoo.training.networks import small_network
 
     if options.img_size is not None:
-        raise InputError(f"{SMALL}:{name} takes images of any size, or of one only: leave out img-size")
+        raise InputError(
+            f"{SMALL}:{name} is not built for a size of images (a small ViT takes 16 pixels, the others any): leave out img-size"
+        )
     classes = SMALL_CLASSES if options.classes is None else options.classes
     return small_network(name, classes=classes, channels=options.in_chans or SMALL_CHANNELS)
 
@@ -330,7 +334,7 @@ def _made(rest: str, trust_code: bool) -> Any:
         reason = " ".join(str(error).split())
         raise InputError(
             f"'py:{rest}' failed with {type(error).__name__} ({reason:.200}): "
-            "give a module that Python can import and a function in it that needs no arguments"
+            "give a module that Python can import from here (or set PYTHONPATH), and a function in it that needs no arguments"
         ) from None
     finally:
         sys.path[:] = path

@@ -96,6 +96,10 @@ def open_trained(source: str | Path | nn.Module, zoo: Callable[[], Zoo], trust_c
         return _of_file(read_weights_file(path), text, zoo(), model)
     if model is None and zoo().named(text) is None and looks_like_path(text):
         return _of_file(read_weights_file(Path(text)), text, zoo())
+    if text.startswith(f"{LOCAL}:") and model is None:
+        raise InputError(
+            f"no registry here holds {text}: name the folder of its registry (kzoo -C DIR, or KZOO_REGISTRY)"
+        )
     if model is None and zoo().named(text) is None:
         raise InputError(
             f"{text!r} names no trained network: expected the path of a safetensors file or of a folder that holds one, or "

@@ -75,7 +75,7 @@ def test_parameter_groups_part_what_was_carried_from_what_was_not():
     carried, fresh = kzoo.param_groups(target)
     assert (carried["name"], carried["param_names"]) == ("transferred", ["0.weight", "0.bias"])
     assert (fresh["name"], fresh["param_names"]) == ("random", ["1.weight", "1.bias"])
-    optimizer = torch.optim.SGD([carried | {"lr": 0.1}, fresh | {"lr": 1.0}])
+    optimizer = torch.optim.SGD(kzoo.param_groups(target, lr=0.1, random_lr=1.0))
     assert [group["lr"] for group in optimizer.param_groups] == [0.1, 1.0]
 
 

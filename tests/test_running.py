@@ -95,7 +95,14 @@ def test_the_recipe_of_a_transfer_makes_the_same_bytes_again(command, trained_fi
     assert {name for name in FILES if ours[name] != theirs[name]} == {"recipe.yaml"}
     recipes = [read_recipe(folder / "recipe.yaml") for folder in (first, second)]
     assert recipes[0].digest == recipes[1].digest
-    assert recipes[0].parameters == {"variant": "paper", "operator": "full", "seed": 4}
+    # What was left to defaults is written down too.
+    assert recipes[0].parameters == {
+        "variant": "paper",
+        "standardization": "blocks",
+        "matching": "dp",
+        "operator": "full",
+        "seed": 4,
+    }
     assert (second / recipes[1].sources[0].path).resolve() == trained_file.resolve()
 
 
@@ -570,3 +577,52 @@ def test_of_several_processes_the_first_writes(command, trained_file, tmp_path, 
     recipe = tmp_path / "alone" / "recipe.yaml"
     code, said, notes = command("run", recipe, "--out", tmp_path / "second")
     assert (code, said, "Load it" in notes, (tmp_path / "second").exists()) == (0, "", False, False)
+
+
+def test_a_result_does_not_replace_its_own_source(command, trained_file, tmp_path):
+    out = tmp_path / "out"
+    assert command("transfer", trained_file, "timm:resnet10t", "--out", out, "-q")[0] == 0
+    before = contents(out)
+    code, _, said = command("transfer", out, "timm:resnet14t", "--out", out, "--force", "-q")
+    assert (code, "holds the source" in said, contents(out) == before) == (2, True, True)
+
+
+def test_the_report_says_why_normalisation_layers_stay(command, trained_file, tmp_path):
+    code, _, notes = command("transfer", trained_file, "timm:mobilenetv3_small_050", "--out", tmp_path / "o", "-q")
+    assert (code, "Normalisation layers stay as they were initialised" in notes) == (0, True)
+    code, _, notes = command(
+        "transfer", trained_file, "timm:mobilenetv3_small_050", "-p", "norms=all", "--out", tmp_path / "p", "-q"
+    )
+    assert (code, "Normalisation layers" in notes) == (0, False)
+
+
+def test_a_plan_for_another_target_is_told(command, trained_file, tmp_path):
+    plan = tmp_path / "plan.json"
+    assert command("transfer", trained_file, "timm:resnet10t", "--plan", plan, "-q")[0] == 0
+    data = json.loads(plan.read_text())
+    plan.write_text(json.dumps(data | {"steps": data["steps"][:1]}))
+    code, said, notes = command(
+        "transfer", trained_file, "timm:resnet14t", "--from-plan", plan, "--out", tmp_path / "o"
+    )
+    assert (code, "the plan was made for timm:resnet10t, not for timm:resnet14t" in notes) == (0, True)
+    assert re.search(r"^1 of \d+ layers received weights", said, re.MULTILINE)
+
+
+def test_an_interrupted_training_says_how_it_goes_on(command, recipe_of, tmp_path, monkeypatch):
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe_of()))
+    train_epoch = kzoo.training.loop._Run._train_epoch
+
+    def interrupted(run):
+        if run.epoch == 2:
+            raise KeyboardInterrupt
+        train_epoch(run)
+
+    monkeypatch.setattr(kzoo.training.loop._Run, "_train_epoch", interrupted)
+    code, _, notes = command("run", tmp_path / "r.yaml", "--out", tmp_path / "out")
+    assert (code, "the same command goes on from there" in notes) == (130, True)
+    assert (tmp_path / ".out.checkpoint").exists()
+
+
+def test_a_model_that_no_registry_holds_is_told_so(command, tmp_path):
+    code, _, said = command("transfer", "local:mine", "timm:resnet18", "--out", tmp_path / "o")
+    assert (code, "no registry here holds local:mine: name the folder of its registry" in said) == (2, True)

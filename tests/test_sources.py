@@ -108,7 +108,7 @@ def test_impossible_options(options: dict[str, int]) -> None:
 
 def test_options_change_named_networks_only() -> None:
     for network_of_ones_own in (network(16, 2), nn.Linear(3, 4), "py:tests.plain:relu"):
-        with pytest.raises(InputError, match="change a named network only"):
+        with pytest.raises(InputError, match="change a network that kzoo builds by name"):
             kzoo.architecture(network_of_ones_own, classes=10, trust_code=True)
 
 

@@ -172,9 +172,13 @@ def _show(report: TransferReport, as_json: bool, quiet: bool) -> None:
         f"entries; {random} stay random."
     )
     if report.coverage is not None:
-        full = "" if report.coverage_full is None else f", of the variant full_state {report.coverage_full:.1%}"
-        click.echo(f"similarity {report.similarity:.4f}; coverage of the paper's clip {report.coverage:.1%}{full}")
+        full = "" if report.coverage_full is None else f", by full_state {report.coverage_full:.1%}"
+        click.echo(
+            f"DPIAT's own matching: similarity {report.similarity:.4f}; coverage by the paper's clip {report.coverage:.1%}{full}"
+        )
     click.echo(f"optimiser state: {report.optimizer}")
+    if report.remark is not None:
+        hint(f"{report.remark[0].upper()}{report.remark[1:]}.")
     if report.warning is not None:
         uncertain = report.warning.startswith("uncertain: ")
         head = "Uncertain" if uncertain else "Likely worse than a random start"
@@ -224,10 +228,15 @@ def run(directory: Path | None, /, recipe: Path, out: Path, force: bool, trust_c
     interrupted goes on from its last epoch.
     """
     from kzoo.recipe import read_recipe
-    from kzoo.running import run_recipe, writes
+    from kzoo.running import checkpoint_folder, run_recipe, writes
 
     wanted = read_recipe(recipe)
-    result = run_recipe(wanted, _surroundings(directory, trust_code, recipe.parent), out, force)
+    try:
+        result = run_recipe(wanted, _surroundings(directory, trust_code, recipe.parent), out, force)
+    except KeyboardInterrupt:
+        if checkpoint_folder(out).exists():
+            hint("\nThe training is kept up to its last whole epoch: the same command goes on from there.")
+        raise
     if not writes():
         return
     if as_json:

@@ -68,9 +68,22 @@ class TransferReport:
         """What the authors' results say against a transfer by DPIAT between two networks as different as these."""
         return directed_warning(self.directed) if self.method == "dpiat" else None
 
+    @property
+    def remark(self) -> str | None:
+        """Why normalisation layers were left alone, where their likeness to the source's was not the reason."""
+        if self.method != "dpiat" or self.similarity is None or self.similarity >= dpiat.SIMILAR:
+            return None
+        if dpiat.DpiatParameters(**self.parameters).chosen("norms") != "similar":
+            return None
+        return (
+            f"normalisation layers stay as they were initialised, since the similarity is under {dpiat.SIMILAR} "
+            "(norms=all carries them)"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON data."""
-        return asdict(self) | {"warning": self.warning, "transferred_layers": self.transferred_layers}
+        told = {"warning": self.warning, "remark": self.remark, "transferred_layers": self.transferred_layers}
+        return asdict(self) | told
 
 
 METHODS: Mapping[str, TransferMethod] = MappingProxyType(

@@ -90,6 +90,7 @@ def read_checkpoint(folder: Path, identity: Mapping[str, Any]) -> Snapshot | Non
         theirs, ours = record["identity"], json.loads(json.dumps(identity))
         if theirs != ours:
             odd = next(name for name in (*ours, *theirs) if theirs.get(name) != ours.get(name))
+            odd = "recipe or start" if odd == "key" else odd
             warnings.warn(
                 f"the checkpoint in {folder} is of another training (its {odd} differs): it is not used, "
                 "and will be overwritten",

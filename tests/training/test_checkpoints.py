@@ -90,7 +90,7 @@ def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
 
 def test_the_checkpoint_of_another_training_is_not_used(tmp_path: Path) -> None:
     _, history = trained(SGD, tmp_path, "one")
-    with pytest.warns(KzooWarning, match=r"is of another training \(its key differs\): it is not used"):
+    with pytest.warns(KzooWarning, match=r"is of another training \(its recipe or start differs\): it is not used"):
         _, other = trained(SGD, tmp_path, "two")
     assert other.to_dict(timings=False) == history.to_dict(timings=False) and other != history
     with pytest.warns(KzooWarning, match="its settings differs"):
