@@ -201,7 +201,11 @@ def test_list_and_show(kzoo_command: Run) -> None:
         (("recommend", "timm:resnet18", "--license", "apache2"), 2, "no model has the license 'apache2'"),
         (("list", "--task", "classification"), 2, "expected one of image-classification"),
         (("recommend", "py:sys:exit", "--trust-code"), 2, "failed with SystemExit"),
-        (("recommend", "py:tests.plain:relu", "--trust-code", "--classes", "5"), 2, "change a network that kzoo builds by name"),
+        (
+            ("recommend", "py:tests.plain:relu", "--trust-code", "--classes", "5"),
+            2,
+            "change a network that kzoo builds by name",
+        ),
         (("registry", "sync"), 2, "Missing argument"),
     ],
 )
