@@ -79,14 +79,35 @@ def build_network(
     Raises:
         InputError: the library does not know the network or cannot build it so, or it does not fit into memory.
     """
+    if spec.library != _PYTHON:
+        architecture = resolve(str(spec), zoo, spec.options)
+        require_memory(str(spec), architecture.entries * _BYTES_PER_ENTRY, reserved)
+    with seeded(seed):
+        return _created(spec, trust_code)
+
+
+def outline(spec: NetworkSpec, zoo: Callable[[], Zoo], trust_code: bool = False) -> nn.Module:
+    """The network without values: its names and shapes, and no memory for weights (but for a factory's own).
+
+    Raises:
+        InputError: the library does not know the network or cannot build it so.
+    """
     if spec.library == _PYTHON:
-        with seeded(seed):
-            return python_module(spec.name, trust_code)
-    architecture = resolve(str(spec), zoo, spec.options)
-    require_memory(str(spec), architecture.entries * _BYTES_PER_ENTRY, reserved)
+        return _created(spec, trust_code)
+    from kzoo.readers.module import without_weights
+
+    resolve(str(spec), zoo, spec.options)
+    # RegNets compute their widths with tensors while they are built, which needs real ones.
+    with without_weights(on_cpu=spec.name.startswith("regnet")):
+        return _created(spec, trust_code)
+
+
+def _created(spec: NetworkSpec, trust_code: bool) -> nn.Module:
+    if spec.library == _PYTHON:
+        return python_module(spec.name, trust_code)
     create = {"timm": _timm_network, "torchvision": _torchvision_network, SMALL: small_module}[spec.library]
     try:
-        with seeded(seed), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return create(spec.name, spec.options)
     except KzooError:

@@ -7,7 +7,6 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
-from kzoo.building import NetworkSpec, build_network, network_spec
+from kzoo.building import NetworkSpec, build_network, network_spec, outline
 from kzoo.carrying import param_groups, remember, source_body
 from kzoo.errors import CheckFailed, InputError, KzooWarning
 from kzoo.files import new_folder, require_new
@@ -69,6 +68,7 @@ class Surroundings:
     trust_code: bool = False
     progress: Progress | None = None
     opened: dict[str, TrainedNetwork] = field(default_factory=dict)
+    drawn: dict[DataSection, Task] = field(default_factory=dict)
 
     def open(self, path: str) -> TrainedNetwork:
         """A trained network by its path as the recipe has it; it is read once.
@@ -80,6 +80,34 @@ class Surroundings:
             place = path if is_no_path(path) else str(self.base / path)
             self.opened[path] = open_trained(place, self.zoo, self.trust_code)
         return self.opened[path]
+
+    def data(self, section: DataSection) -> Task:
+        """The images of a recipe; they are drawn, or read, once.
+
+        Raises:
+            InputError: there is no such task, or it cannot be made so.
+            CheckFailed: they are others than the recipe names.
+        """
+        if section not in self.drawn:
+            self.drawn[section] = _load_data(section, self.base)
+        return self.drawn[section]
+
+
+def _load_data(section: DataSection, base: Path) -> Task:
+    from kzoo.training.data import load_task
+
+    name = section.task
+    if name.startswith("imagefolder:"):
+        name = f"imagefolder:{base / name.removeprefix('imagefolder:')}"
+    root = None if section.root is None else base / section.root
+    options = section.model_dump(include={"train", "test", "size", "channels", "seed"})
+    task = load_task(name, **options, root=root)
+    if section.fingerprint not in (None, task.fingerprint):
+        raise CheckFailed(
+            f"the images of {section.task} have the fingerprint {task.fingerprint}, but the recipe was made with "
+            f"{section.fingerprint}: the data, or what draws it, has changed"
+        )
+    return task
 
 
 def run_recipe(recipe: Recipe, where: Surroundings, out: Path, force: bool = False) -> Result:
@@ -127,7 +155,7 @@ def writes() -> bool:
 def _completed(recipe: Recipe, threads: int, where: Surroundings) -> Recipe:
     """The recipe with what the run adds: threads, versions, and the fingerprints of the images."""
     images = {
-        name: section.model_copy(update={"fingerprint": load_data(section, where.base).fingerprint})
+        name: section.model_copy(update={"fingerprint": where.data(section).fingerprint})
         for name in ("recalibrate", "data")
         if (section := getattr(recipe, name)) is not None
     }
@@ -182,33 +210,10 @@ def _checked_plan(section: PlanSection, where: Surroundings) -> Plan:
     return plan
 
 
-def load_data(section: DataSection, base: Path) -> Task:
-    """The images of a recipe.
-
-    Raises:
-        InputError: there is no such task, or it cannot be made so.
-        CheckFailed: they are others than the recipe names.
-    """
-    from kzoo.training.data import load_task
-
-    name = section.task
-    if name.startswith("imagefolder:"):
-        name = f"imagefolder:{base / name.removeprefix('imagefolder:')}"
-    root = None if section.root is None else base / section.root
-    options = section.model_dump(include={"train", "test", "size", "channels", "seed"})
-    task = load_task(name, **options, root=root)
-    if section.fingerprint not in (None, task.fingerprint):
-        raise CheckFailed(
-            f"the images of {section.task} have the fingerprint {task.fingerprint}, but the recipe was made with "
-            f"{section.fingerprint}: the data, or what draws it, has changed"
-        )
-    return task
-
-
 def _recalibrate(module: nn.Module, section: DataSection, where: Surroundings) -> None:
     from kzoo.training.evaluation import recalibrate
 
-    task = load_data(section, where.base)
+    task = where.data(section)
     _try_out(module, task)
     images = task.train.images
     recalibrate(module, images[:_RECALIBRATION_IMAGES] if section.train is None else images)
@@ -225,14 +230,8 @@ def _trained(
     from kzoo.training.evaluation import evaluate
     from kzoo.training.loop import train
 
-    task, history = load_data(recipe.data, where.base), None
-    scores = _try_out(module, task)
-    if not isinstance(scores, torch.Tensor) or scores.shape != (1, len(task.classes)):
-        shape = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
-        raise InputError(
-            f"{recipe.target.model} gives {shape} for an image, but {task.name} has {len(task.classes)} classes: set "
-            "target.classes to that"
-        )
+    task, history = where.data(recipe.data), None
+    _require_scores(_try_out(module, task), recipe.target.model, task)
     if recipe.training is not None:
         groups = param_groups(module) if report is not None and recipe.training.random_lr is not None else None
         history = train(
@@ -276,6 +275,15 @@ def _try_out(module: nn.Module, task: Task) -> Any:
             f"the network does not take the images of {task.name}, which are {size} ({reason:.160}): set in_chans or img_size "
             "of the target, or channels and size of the data"
         ) from None
+
+
+def _require_scores(scores: Any, name: str, task: Task) -> None:
+    """Refuse a network that does not give a score for each class of an image."""
+    if not isinstance(scores, torch.Tensor) or scores.shape != (1, len(task.classes)):
+        shape = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
+        raise InputError(
+            f"{name} gives {shape} for an image, but {task.name} has {len(task.classes)} classes: set target.classes to that"
+        )
 
 
 def checkpoint_folder(out: Path) -> Path:
@@ -332,16 +340,11 @@ def rehearse_recipe(recipe: Recipe, where: Surroundings) -> tuple[Plan, Transfer
     Raises:
         InputError: something in the recipe cannot be used.
     """
-    from kzoo.readers.module import without_weights
-
     parameters = read_parameters(recipe.method, recipe.parameters)
     target = recipe.target
     spec = network_spec(target.model, where.zoo, Options(target.classes, target.in_chans, target.img_size))
     trained = where.open(recipe.sources[0].path)
-    # RegNets compute with tensors while they are built, which needs real ones; so may whatever somebody else wrote.
-    light = nullcontext() if spec.library == "py" else without_weights(on_cpu=spec.name.startswith("regnet"))
-    with light:
-        module = build_network(spec, where.zoo, trust_code=where.trust_code)
+    module = outline(spec, where.zoo, where.trust_code)
     theirs, ours = source_body(trained), module_body(module)
     plan = make_plan(theirs, ours, recipe.method, parameters, (trained.name, str(spec)))
     return plan, carry_out(plan, theirs, ours, parameters, rehearsal=True)

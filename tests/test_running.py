@@ -626,3 +626,18 @@ def test_an_interrupted_training_says_how_it_goes_on(command, recipe_of, tmp_pat
 def test_a_model_that_no_registry_holds_is_told_so(command, tmp_path):
     code, _, said = command("transfer", "local:mine", "timm:resnet18", "--out", tmp_path / "o")
     assert (code, "no registry here holds local:mine: name the folder of its registry" in said) == (2, True)
+
+
+def test_a_plan_needs_no_memory_for_the_target(command, trained_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("kzoo.building.free_memory", lambda: 2**20)
+    for target in ("timm:resnet14t", "torchvision:regnet_y_400mf", "small:resnet-1x8"):
+        assert command("transfer", trained_file, target, "--plan", tmp_path / "plan.json", "-q")[0] == 0
+    code, _, said = command("transfer", trained_file, "timm:resnet14t", "--out", tmp_path / "o")
+    assert (code, "GiB are free" in said) == (2, True)
+
+
+def test_the_recipe_s_digest_is_that_of_the_config(command, recipe_of, tmp_path):
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe_of(data=None, training=None, recalibrate=None)))
+    _, said, _ = command("run", tmp_path / "r.yaml", "--out", tmp_path / "out", "--json")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert json.loads(said)["recipe"] == config["kzoo"]["recipe"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,10 +154,10 @@ def _parameter(text: str) -> tuple[str, Any]:
     import yaml
 
     name, equals, value = text.partition("=")
-    try:
-        return name, yaml.safe_load(value) if equals and name else 1 / 0
-    except (ZeroDivisionError, ValueError, yaml.YAMLError):
-        raise InputError(f"parameter {text!r:.80} is not NAME=VALUE, such as rescale=false") from None
+    if name and equals:
+        with suppress(ValueError, yaml.YAMLError):
+            return name, yaml.safe_load(value)
+    raise InputError(f"parameter {text!r:.80} is not NAME=VALUE, such as rescale=false")
 
 
 def _show(report: TransferReport, as_json: bool, quiet: bool) -> None:
@@ -241,7 +242,7 @@ def run(directory: Path | None, /, recipe: Path, out: Path, force: bool, trust_c
         return
     if as_json:
         report = None if result.report is None else result.report.to_dict()
-        print_json({"folder": str(out), "recipe": wanted.digest, "report": report, "metrics": result.metrics})
+        print_json({"folder": str(out), "recipe": result.recipe.digest, "report": report, "metrics": result.metrics})
         return
     if result.report is not None:
         _show(result.report, False, quiet=True)
