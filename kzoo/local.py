@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import kzoo
 from kzoo.catalog import ArchitectureEntry, Checkpoint, Family, checked_source, dump_family, read_source
 from kzoo.errors import InputError
 from kzoo.files import replacing
+from kzoo.hashing import weights_sha256
 from kzoo.indexing import build_index
 from kzoo.locking import locked
 from kzoo.paths import index_file
@@ -139,19 +139,6 @@ def _stored_path(path: Path, directory: Path) -> str:
             f"the path {str(resolved)!r:.200} cannot be written into a registry: give the file a plain name"
         )
     return resolved.relative_to(root).as_posix() if resolved.is_relative_to(root) else str(resolved)
-
-
-def weights_sha256(shards: Sequence[Path], progress: Progress) -> str:
-    """SHA-256 of a weights file; of several shards, that of the lines ``<sha256>  <name>`` as sha256sum prints them."""
-    digests = []
-    for done, shard in enumerate(shards):
-        with shard.open("rb") as content:
-            digests.append(hashlib.file_digest(content, "sha256").hexdigest())
-        progress("reading weights", (done + 1) / len(shards))
-    if len(digests) == 1:
-        return digests[0]
-    lines = (f"{digest}  {shard.name}\n" for digest, shard in zip(digests, shards, strict=True))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _write(path: Path, text: str) -> None:

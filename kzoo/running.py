@@ -19,7 +19,7 @@ from kzoo.building import NetworkSpec, build_network, network_spec, outline
 from kzoo.carrying import param_groups, remember, source_body
 from kzoo.errors import CheckFailed, InputError, KzooWarning
 from kzoo.files import new_folder, require_new
-from kzoo.local import weights_sha256
+from kzoo.hashing import weights_sha256
 from kzoo.methods.plan import Plan, read_plan
 from kzoo.methods.surgery import module_body
 from kzoo.methods.transfers import TransferReport, carry_out, make_plan, read_parameters, require_method
@@ -46,6 +46,17 @@ if TYPE_CHECKING:
 METRICS, PLAN = "metrics.json", "plan.json"
 _RECALIBRATION_IMAGES = 512
 Progress = Callable[[str, float], None]
+
+
+class Diverged(CheckFailed):
+    """A training's loss was not finite at ``step``."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(
+            f"the training diverged at step {step}: its loss is not finite; give it a lower lr, and nothing is "
+            "written until then"
+        )
+        self.step = step
 
 
 @dataclass(frozen=True)
@@ -89,11 +100,17 @@ class Surroundings:
             CheckFailed: they are others than the recipe names.
         """
         if section not in self.drawn:
-            self.drawn[section] = _load_data(section, self.base)
+            self.drawn[section] = load_data(section, self.base)
         return self.drawn[section]
 
 
-def _load_data(section: DataSection, base: Path) -> Task:
+def load_data(section: DataSection, base: Path) -> Task:
+    """The images of a recipe in the folder ``base``.
+
+    Raises:
+        InputError: there is no such task, or it cannot be made so.
+        CheckFailed: they are others than the recipe names.
+    """
     from kzoo.training.data import load_task
 
     name = section.task
@@ -205,7 +222,7 @@ def _checked_source(source: SourceSection, where: Surroundings) -> TrainedNetwor
 def _checked_plan(section: PlanSection, where: Surroundings) -> Plan:
     path = where.base / section.path
     plan = read_plan(path)
-    if (found := weights_sha256([path], lambda _what, _done: None)) != section.sha256:
+    if (found := weights_sha256([path])) != section.sha256:
         raise CheckFailed(f"{section.path} has the sha256 {found}, but the recipe was made with {section.sha256}")
     return plan
 
@@ -244,10 +261,7 @@ def _trained(
             progress=where.progress,
         )
         if history.diverged is not None:
-            raise CheckFailed(
-                f"the training diverged at step {history.diverged}: its loss is not finite; give it a lower lr, and nothing is "
-                "written until then"
-            )
+            raise Diverged(history.diverged)
     precision = recipe.training.precision if recipe.training is not None else "float32"
     metrics: dict[str, Any] = {"test": evaluate(module, task.test, precision=precision), "data": task.fingerprint}
     if history is not None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from kzoo.building import seeded
 from kzoo.errors import InputError, KzooWarning
+from kzoo.hashing import weights_sha256
 from kzoo.layers import Architecture
-from kzoo.local import weights_sha256
 from kzoo.readers.files import WeightsFile, looks_like_path, read_weights_file
 from kzoo.readers.libraries import LOCAL
 from kzoo.refine import fitting
@@ -62,12 +62,12 @@ class TrainedNetwork:
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 of the file, or of the list of shards as `kzoo.local.weights_sha256` makes it.
+        """SHA-256 of the file, or of the list of shards as `kzoo.hashing.weights_sha256` makes it.
 
         Of a module in memory, that of the safetensors file that it would be.
         """
         if self.shards:
-            return weights_sha256(self.shards, lambda _what, _done: None)
+            return weights_sha256(self.shards)
         from safetensors.torch import save
 
         contents = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in self.tensors.items()}

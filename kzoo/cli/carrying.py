@@ -110,7 +110,7 @@ def _surroundings(directory: Path | None, trust_code: bool, base: Path | None = 
 def _recipe(source: str, target: str, options: dict[str, Any], where: Surroundings) -> Recipe:
     """The recipe that the command's options amount to."""
     from kzoo.building import network_spec
-    from kzoo.local import weights_sha256
+    from kzoo.hashing import weights_sha256
     from kzoo.methods.plan import read_plan
     from kzoo.methods.transfers import read_parameters
     from kzoo.recipe import DataSection, PlanSection, Recipe, SourceSection, TargetSection, is_no_path
@@ -145,7 +145,7 @@ def _recipe(source: str, target: str, options: dict[str, Any], where: Surroundin
         target=TargetSection(model=target, seed=options["seed"], **sizes),
         method=method,
         parameters=parameters,
-        plan=None if plan is None else PlanSection(path=str(plan), sha256=weights_sha256([plan], lambda *_: None)),
+        plan=None if plan is None else PlanSection(path=str(plan), sha256=weights_sha256([plan])),
         recalibrate=images,
     )
 
@@ -215,19 +215,67 @@ def _tell_loading(result: Result) -> None:
     hint(f"Load it: {call}")
 
 
-@click.command(epilog="\b\nExamples:\n  kzoo run start/recipe.yaml --out again\n  kzoo run finetune.yaml --out trained")
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  kzoo run start/recipe.yaml --out again\n"
+    "  kzoo run finetune.yaml --out trained\n"
+    "  kzoo run pipelines/dpiat --profile tiny --out small\n"
+    "  kzoo run pipelines/dpiat --stage match"
+)
 @click.argument("recipe", type=click.Path(path_type=Path))
-@click.option("--out", type=_OUT, required=True, metavar="DIR", help="The new folder for the model.")
+@click.option("--out", type=_OUT, metavar="DIR", help="The new folder for the model; of a study, that of its results.")
 @click.option("--force", is_flag=True, help="Replace DIR if it exists.")
 @click.option("--trust-code", is_flag=True, help="Allow py:package.module:factory, which imports and runs code.")
+@click.option("--stage", "stages", multiple=True, metavar="NAME", help="Only this stage of a study; may be repeated.")
+@click.option("--profile", metavar="NAME", help="This profile of a study, rather than the one that params.yaml names.")
+@click.option("-j", "--jobs", type=click.IntRange(min=1), metavar="N", help="So many trainings of a study at once.")
 @as_json
 @click.pass_obj
-def run(directory: Path | None, /, recipe: Path, out: Path, force: bool, trust_code: bool, as_json: bool) -> None:
+def run(directory: Path | None, /, recipe: Path, out: Path | None, **options: Any) -> None:
     """Make what RECIPE describes: carry weights over, train, test, and write a model folder.
 
     Sources are looked for from the recipe's folder, and must have the sha256 that it names. A training that was
     interrupted goes on from its last epoch.
+
+    RECIPE may also be a study, such as pipelines/dpiat or the params.yaml in it: its stages are carried out in their
+    order. What is done is not done again after an interruption.
     """
+    from kzoo.studies.params import is_study
+
+    study_options = {name: options.pop(name) for name in ("stages", "profile", "jobs")}
+    if is_study(recipe):
+        if options["force"] or options["trust_code"]:
+            raise InputError(
+                "--force and --trust-code are for recipes: a study replaces its own results, and runs no code"
+            )
+        _run_study(recipe, out, as_json=options["as_json"], **study_options)
+        return
+    for name, value in study_options.items():
+        if value:
+            raise InputError(
+                f"--{name.removesuffix('s') if name == 'stages' else name} is for studies, but {recipe} is none"
+            )
+    if out is None:
+        raise InputError("Missing option '--out': name a new folder for the model")
+    _run_recipe(directory, recipe, out, **options)
+
+
+def _run_study(
+    path: Path, out: Path | None, stages: Sequence[str], profile: str | None, jobs: int | None, as_json: bool
+) -> None:
+    from kzoo.studies.params import read_study
+    from kzoo.studies.running import run_stages
+
+    study = read_study(path, profile)
+    wanted = [study.stage(name) for name in stages] or list(study.stages)
+    where = run_stages(study, wanted, out, jobs=jobs, progress=Progress(), say=hint)
+    if as_json:
+        print_json({"folder": str(where), "profile": study.profile_name, "stages": [stage.name for stage in wanted]})
+        return
+    click.echo(f"{', '.join(stage.name for stage in wanted)}: done, in {where}")
+
+
+def _run_recipe(directory: Path | None, recipe: Path, out: Path, force: bool, trust_code: bool, as_json: bool) -> None:
     from kzoo.recipe import read_recipe
     from kzoo.running import checkpoint_folder, run_recipe, writes
 

@@ -108,6 +108,14 @@ def read_checkpoint(folder: Path, identity: Mapping[str, Any]) -> Snapshot | Non
         raise InputError(f"the checkpoint in {folder} is damaged ({error}): delete the folder to begin anew") from None
 
 
+def kept_epochs(folder: Path) -> int:
+    """How many epochs the folder's snapshot has behind it, whosever it is; 0 where there is none."""
+    try:
+        return int(json.loads((folder / _NAME).read_text(encoding="utf-8"))["epoch"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
 def _tensor_file(folder: Path, digest: str) -> Path:
     return folder / f"checkpoint-{digest[:16]}.safetensors"
 

@@ -1,0 +1,110 @@
+"""What a stage of a study is given, and the tables that stages hand to each other."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from kzoo.errors import InputError
+from kzoo.files import new_folder, replacing
+
+Progress = Callable[[str, float], None]
+
+
+class Section(BaseModel):
+    """A part of ``params.yaml``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a study: the folder of its ``params.yaml``, where results go, the profile and how many processes."""
+
+    base: Path
+    out: Path
+    profile_name: str
+    profile: Any
+    jobs: int
+    progress: Progress
+    say: Callable[[str], None]
+
+    @property
+    def work(self) -> Path:
+        """Where unfinished work is kept, so that an interrupted stage goes on."""
+        return self.out.with_name(f".{self.out.name}.work")
+
+    @property
+    def paper(self) -> str:
+        """The name of the study's folder."""
+        return self.base.resolve().name
+
+    @property
+    def name_of_results(self) -> str:
+        """Where results are committed, seen from the folder above ``pipelines``."""
+        base = self.base.resolve()
+        return f"{base.parent.name}/{base.name}/out"
+
+    def table(self, name: str) -> Any:
+        """What an earlier stage wrote.
+
+        Raises:
+            InputError: it is not there, or damaged.
+        """
+        path = self.out / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"{path} is not there: run the stages before this one first") from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} cannot be used ({error!s:.120}): run the stage that writes it again") from None
+
+    def write_table(self, name: str, data: Any) -> None:
+        """Write a table; whatever happens, it is whole or not there.
+
+        Raises:
+            WorldError: the disk fails.
+        """
+        with replacing(self.out / name) as temporary:
+            temporary.write_text(table_text(data), encoding="utf-8")
+
+    @contextmanager
+    def new_output(self, name: str) -> Iterator[Path]:
+        """A temporary folder that takes the place of the output folder ``name`` when the block ends well.
+
+        Raises:
+            WorldError: the disk fails.
+        """
+        place = self.out / name
+        if place.is_dir():
+            shutil.rmtree(place)
+        with new_folder(place) as folder:
+            yield folder
+
+
+def table_text(data: Any) -> str:
+    """Plain data as JSON that is easy to compare: one line for each entry of the lists at the top."""
+    if not isinstance(data, dict):
+        return _line(data) + "\n"
+    parts = []
+    for key, value in data.items():
+        if isinstance(value, list) and value:
+            rows = ",\n".join(f"  {_line(row)}" for row in value)
+            parts.append(f"{json.dumps(key)}: [\n{rows}\n ]")
+        elif isinstance(value, dict) and value:
+            rows = ",\n".join(f"  {json.dumps(name)}: {_line(row)}" for name, row in value.items())
+            parts.append(f"{json.dumps(key)}: {{\n{rows}\n }}")
+        else:
+            parts.append(f"{json.dumps(key)}: {_line(value)}")
+    return "{\n " + ",\n ".join(parts) + "\n}\n"
+
+
+def _line(data: Any) -> str:
+    return json.dumps(data, ensure_ascii=False, allow_nan=False)

@@ -1,0 +1,90 @@
+"""The profile of the DPIAT study, and the runs that it consists of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, NamedTuple
+
+from pydantic import Field, StringConstraints, model_validator
+
+from kzoo.recipe import DataSection
+from kzoo.studies.design import Section
+from kzoo.studies.sections import NAME, RANDOM, Arm, Network, Sweep
+from kzoo.training.settings import TrainingSettings
+
+_Name = Annotated[str, StringConstraints(pattern=NAME)]
+_Pair = Annotated[list[_Name], Field(min_length=2, max_length=2)]
+
+
+class Published(Section):
+    """The run whose network is published."""
+
+    source: str
+    target: str
+    arm: str
+
+
+class Profile(Section):
+    """A profile of ``params.yaml``.
+
+    ``pairs`` are lists of [source, target] by what differs between the two. ``arms`` are compared with each other; the one
+    named ``random`` is the control. ``keep`` are the arms whose networks of the first seed are kept.
+    """
+
+    data: DataSection
+    networks: dict[_Name, Network] = Field(min_length=1)
+    pairs: dict[_Name, list[_Pair]] = Field(min_length=1)
+    arms: dict[_Name, Arm] = Field(min_length=1)
+    seeds: list[int] = Field(min_length=1)
+    training: TrainingSettings
+    sweep: Sweep
+    keep: list[str]
+    publish: Published
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Profile:
+        for _, source, target in all_pairs(self):
+            for name in (source, target):
+                if name not in self.networks:
+                    raise ValueError(f"pairs name the network {name!r}, which is not among networks")
+            if self.networks[source].zoo is None and self.networks[source].training is None:
+                raise ValueError(f"{source} is a source, so networks must say zoo or training of it")
+        if self.arms.get(RANDOM) != Arm(method=RANDOM):
+            raise ValueError("arms must hold the control: random: {method: random}")
+        for name in (*self.keep, *self.sweep.arms, self.publish.arm):
+            if name not in self.arms:
+                raise ValueError(f"{name!r} is not among arms")
+        if RANDOM not in self.sweep.arms:
+            raise ValueError("sweep.arms must hold random: its best rate is used for all arms")
+        if self.training.model_fields_set & {"lr", "seed", "random_lr"}:
+            raise ValueError("training says lr or seed, which come from sweep and seeds")
+        if (self.publish.source, self.publish.target) not in {pair[1:] for pair in all_pairs(self)}:
+            raise ValueError("publish names a pair that is not among pairs")
+        if self.publish.arm not in self.keep:
+            raise ValueError("publish names an arm that is not among keep, so its network would be gone")
+        return self
+
+
+class Pair(NamedTuple):
+    """A source and a target, and what differs between them."""
+
+    group: str
+    source: str
+    target: str
+
+
+def all_pairs(profile: Profile) -> Iterator[Pair]:
+    """The pairs of all groups, in order."""
+    for group, pairs in profile.pairs.items():
+        for source, target in pairs:
+            yield Pair(group, source, target)
+
+
+def targets(profile: Profile) -> list[str]:
+    """The targets, each once."""
+    return list(dict.fromkeys(pair.target for pair in all_pairs(profile)))
+
+
+def carrying_arms(profile: Profile) -> list[str]:
+    """The arms that carry something over: all but the control."""
+    return [name for name in profile.arms if name != RANDOM]

@@ -1,0 +1,86 @@
+"""``params.yaml`` of a study: its kind, its profiles, and which of them is run."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from kzoo.errors import InputError
+from kzoo.faults import Document, nearest, read_yaml
+from kzoo.studies.design import Section
+from kzoo.studies.stages import STAGES, Stage
+
+PARAMS = "params.yaml"
+_WHAT = "a study"
+
+
+class _Params(Section):
+    """The whole file; the profiles are checked by the schema of the study's kind."""
+
+    kzoo_study: str = Field(description="The kind of study")
+    profile: str = Field(description="The profile that is run unless another is asked for")
+    profiles: dict[str, dict[str, Any]] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study with one of its profiles."""
+
+    folder: Path
+    kind: str
+    profile_name: str
+    profile: Any
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Its stages, in order."""
+        return STAGES[self.kind]
+
+    def stage(self, name: str) -> Stage:
+        """A stage by its name.
+
+        Raises:
+            InputError: there is none of that name.
+        """
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        names = ", ".join(stage.name for stage in self.stages)
+        raise InputError(f"{name!r:.80} is no stage of {self.folder.name}: expected one of {names}")
+
+
+def is_study(path: Path) -> bool:
+    """Whether a path leads to a study, rather than to a recipe."""
+    return path.name == PARAMS or (path / PARAMS).is_file()
+
+
+def read_study(path: Path, profile: str | None = None) -> Study:
+    """The study of a folder, or of the ``params.yaml`` in it, with the profile that the file, or ``profile``, names.
+
+    Raises:
+        InputError: it cannot be read, or a field is missing, unknown or wrong: with file, line and field.
+    """
+    path = path / PARAMS if path.is_dir() else path
+    document = read_yaml(path, _WHAT)
+    params = document.validated(_Params)
+    if params.kzoo_study not in STAGES:
+        raise document.fault(("kzoo_study",), f"expected one of {', '.join(STAGES)}, found {params.kzoo_study!r:.80}")
+    name = params.profile if profile is None else profile
+    if name not in params.profiles:
+        sentence = f"there is no profile {name!r:.80}; nearest: {nearest(name, params.profiles)}"
+        raise document.fault(("profile",), sentence) if profile is None else InputError(f"{path}: {sentence}")
+    return Study(path.parent, params.kzoo_study, name, _profile(document, params.kzoo_study, name))
+
+
+def profile_names(path: Path) -> list[str]:
+    """The profiles of a study."""
+    return list(read_yaml(path, _WHAT).validated(_Params).profiles)
+
+
+def _profile(document: Document, kind: str, name: str) -> Any:
+    schema: type[BaseModel] = importlib.import_module(f"kzoo.studies.{kind}.design").Profile
+    return document.validated(schema, ("profiles", name))

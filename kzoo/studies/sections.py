@@ -1,0 +1,73 @@
+"""Parts of ``params.yaml`` that several kinds of study have, and the recipes that they make."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from kzoo.recipe import DataSection, Recipe, TargetSection
+from kzoo.studies.design import Section
+from kzoo.training.settings import TrainingSettings
+
+#: A name that may be a file's, and a part of a run's name.
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+RANDOM = "random"
+
+
+class Network(Section):
+    """A network by the name that a study gives it.
+
+    As a source it is one of the zoo's, or is trained from scratch as ``training`` says; with neither it is a target only.
+    """
+
+    model: str = Field(min_length=1, description="small:NAME, timm:NAME, torchvision:NAME or py:package.module:factory")
+    zoo: str | None = Field(default=None, pattern=NAME, description="The trained network of the embedded zoo")
+    training: TrainingSettings | None = Field(default=None, description="How it is trained to be a source")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Of its fresh weights, where it is trained to be a source")
+    img_size: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Network:
+        if self.zoo is not None and self.training is not None:
+            raise ValueError("it is taken from the zoo and trained: give one of zoo and training")
+        return self
+
+
+class Arm(Section):
+    """One of the ways that are compared: a method of `kzoo.transfer` with its parameters."""
+
+    method: str = Field(min_length=1)
+    parameters: dict[str, Any] = Field(default={})
+
+
+class Sweep(Section):
+    """Which learning rates are tried, with seeds that are used for nothing else."""
+
+    rates: list[float] = Field(min_length=1)
+    seeds: list[int] = Field(min_length=1)
+    arms: list[str] = Field(min_length=1, description="Tried at every rate; the control is one of them")
+
+
+def target_section(network: Network, data: DataSection, classes: int, seed: int) -> TargetSection:
+    """The target of a recipe: the network with a head and input channels that fit the data."""
+    return TargetSection(
+        model=network.model, classes=classes, in_chans=data.channels, img_size=network.img_size, seed=seed
+    )
+
+
+def scratch_recipe(network: Network, data: DataSection, classes: int, training: TrainingSettings, seed: int) -> Recipe:
+    """The recipe of a network that is trained from a random start."""
+    return Recipe(
+        target=target_section(network, data, classes, seed),
+        method=RANDOM,
+        data=data,
+        training=training,
+        threads=training.threads,
+    )
+
+
+def run_name(source: str | None, target: str, arm: str, *numbers: object) -> str:
+    """The name of a run, which is that of its folder, too."""
+    parts = [*([] if source is None else [source]), target, arm, *map(str, numbers)]
+    return "--".join(parts)

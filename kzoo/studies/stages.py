@@ -1,0 +1,143 @@
+"""The stages of every kind of study: what each reads, what it writes, and which module carries it out.
+
+``dvc.yaml`` says the same to DVC; `kzoo.studies.wiring` writes it from here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Protocol, cast
+
+from kzoo.studies.design import Run
+
+#: Where a stage keeps unfinished work; the rest of a study's results is under ``out``.
+CLAIMS, ENVIRONMENT = "claims.yaml", "../../environment.yaml"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of a study.
+
+    ``params`` are the keys of a profile that it reads; ``inputs`` and ``outputs`` are places below ``out``. Of the
+    outputs, ``cached`` are kept by DVC, and ``tables`` by git. ``files`` are other files that it reads, seen from the
+    study's folder. ``computes`` says that the bytes of its results depend on the class of the machine.
+    """
+
+    name: str
+    module: str
+    params: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+    cached: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    computes: bool = False
+    desc: str = field(default="", compare=False)
+
+
+class StageModule(Protocol):
+    """What the module of a stage offers."""
+
+    def carry_out(self, run: Run) -> None:
+        """Write the stage's outputs below ``run.out``."""
+
+
+_DPIAT = (
+    Stage(
+        "sources",
+        "kzoo.studies.sources",
+        ("data", "networks"),
+        tables=("sources.json",),
+        cached=("sources",),
+        files=("../../registry/zoo",),
+        computes=True,
+        desc="Trained networks to start from: of the zoo, or trained here",
+    ),
+    Stage(
+        "match",
+        "kzoo.studies.dpiat.similarities",
+        ("data", "networks", "pairs"),
+        inputs=("sources.json", "sources"),
+        tables=("match.json",),
+        desc="How alike source and target of every pair are",
+    ),
+    Stage(
+        "transfer",
+        "kzoo.studies.dpiat.plans",
+        ("data", "networks", "pairs", "arms", "seeds", "keep"),
+        inputs=("sources.json", "sources"),
+        tables=("transfer.json",),
+        cached=("plans", "starts"),
+        computes=True,
+        desc="Which layer receives from which, for every pair and arm, and the networks that this gives",
+    ),
+    Stage(
+        "sweep",
+        "kzoo.studies.dpiat.rates",
+        ("data", "networks", "pairs", "arms", "training", "sweep"),
+        inputs=("sources.json", "sources", "transfer.json", "plans"),
+        tables=("sweep.json",),
+        computes=True,
+        desc="Every learning rate for every target; the control's best one is used for all arms",
+    ),
+    Stage(
+        "train",
+        "kzoo.studies.dpiat.trainings",
+        ("data", "networks", "pairs", "arms", "seeds", "training", "keep"),
+        inputs=("sources.json", "sources", "transfer.json", "plans", "sweep.json"),
+        tables=("train.json",),
+        cached=("models",),
+        computes=True,
+        desc="Every pair, arm and seed trained for some epochs, and tested after each",
+    ),
+    Stage(
+        "evaluate",
+        "kzoo.studies.dpiat.evaluation",
+        ("pairs", "arms"),
+        inputs=("match.json", "transfer.json", "sweep.json", "train.json"),
+        tables=("metrics.json",),
+        files=(CLAIMS,),
+        desc="The claims' metrics with their intervals, tables and figures",
+    ),
+    Stage(
+        "card",
+        "kzoo.studies.cards",
+        ("publish",),
+        inputs=("models", "metrics.json"),
+        cached=("model",),
+        files=(CLAIMS,),
+        desc="The model that is published, with a card that tells the claims",
+    ),
+)
+
+_ZOO = (
+    Stage(
+        "train",
+        "kzoo.studies.zoo.trainings",
+        ("networks",),
+        tables=("train.json",),
+        cached=("models",),
+        files=("../../registry/zoo",),
+        computes=True,
+        desc="The networks of the zoo trained again from their recipes",
+    ),
+    Stage(
+        "evaluate",
+        "kzoo.studies.zoo.evaluation",
+        (),
+        inputs=("train.json",),
+        tables=("metrics.json",),
+        files=(CLAIMS, "../../registry/zoo"),
+        desc="Their accuracy beside that of the zoo's networks",
+    ),
+)
+
+#: The stages of each kind of study, in order.
+STAGES: Mapping[str, tuple[Stage, ...]] = MappingProxyType({"dpiat": _DPIAT, "zoo": _ZOO})
+
+
+def stage_module(stage: Stage) -> StageModule:
+    """The module that carries a stage out."""
+    return cast(StageModule, importlib.import_module(stage.module))

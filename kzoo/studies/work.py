@@ -1,0 +1,180 @@
+"""Many recipes at once: in several processes, and an interrupted stage goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from kzoo.errors import WorldError
+from kzoo.files import replacing
+from kzoo.hashing import weights_sha256
+from kzoo.model_folder import RECIPE, WEIGHTS
+from kzoo.recipe import Recipe, moved, read_recipe, recipe_text
+from kzoo.running import PLAN, Diverged, Surroundings, checkpoint_folder, run_recipe
+from kzoo.studies.closure import code_digest
+from kzoo.studies.design import Run
+from kzoo.training.checkpoints import kept_epochs
+from kzoo.zoo import Zoo, shipped_zoo
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A recipe with a name; ``keep`` says that its model folder is wanted, not only what is told of it."""
+
+    name: str
+    recipe: Recipe
+    keep: bool = False
+
+
+@dataclass(frozen=True)
+class _Order:
+    unit: Unit
+    base: Path
+    folder: Path
+    stamp: str
+
+
+class Work:
+    """A folder of units that are done, for as long as the stage is not."""
+
+    def __init__(self, run: Run, module: str) -> None:
+        self.run = run
+        own = run.work / module.rpartition(".")[2]
+        # What other code has done, even the half of a training, is of no use.
+        self.folder = own / code_digest(module)[:16]
+        for other in sorted(own.glob("*")):
+            if other != self.folder:
+                shutil.rmtree(other, ignore_errors=True)
+
+    def carry_out(self, units: Sequence[Unit], what: str) -> list[Record]:
+        """The records of the units, in their order; those that are done already are not done again.
+
+        A record holds ``name``, ``sha256`` of the weights, ``epochs`` (the test accuracy after each) and ``diverged`` (the
+        step, or None).
+
+        Raises:
+            InputError, CheckFailed, WorldError: what the first unit that fails raises.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        orders = [_Order(unit, self.run.base, self.folder, f"{unit.recipe.digest} {unit.keep}") for unit in units]
+        found = {order.unit.name: _finished(order) for order in orders}
+        waiting = [order for order in orders if found[order.unit.name] is None]
+        done, steps, saved = len(orders) - len(waiting), 0, 0
+        for record in self._results(waiting):
+            steps, saved = steps + record.pop("steps"), saved + record.pop("saved")
+            found[record["name"]] = record
+            done += 1
+            self.run.progress(what, done / len(orders))
+        told = f"{what}: {len(orders)} runs, of which {len(orders) - len(waiting)} were done before"
+        self.run.say(f"{told}; {steps} steps trained" + (f", {saved} taken over" if saved else ""))
+        return [record for record in found.values() if record is not None]
+
+    def model(self, name: str) -> Path:
+        """The model folder of a unit that was to be kept."""
+        return self.folder / name
+
+    def clear(self) -> None:
+        """Remove what is kept for going on, once the stage has written its outputs."""
+        shutil.rmtree(self.folder.parent, ignore_errors=True)
+
+    def _results(self, orders: Sequence[_Order]) -> Iterator[Record]:
+        if self.run.jobs == 1 or len(orders) < 2:
+            yield from map(_carry_out, orders)
+            return
+        # A fresh interpreter each: forking a process that has imported torch is not safe.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(self.run.jobs, len(orders)), context) as pool:
+            futures: list[Future[Record]] = [pool.submit(_carry_out, order) for order in orders]
+            try:
+                for future in as_completed(futures):
+                    yield future.result()
+            except BrokenProcessPool:
+                raise WorldError(
+                    "a process of this stage was ended from outside, perhaps for lack of memory: the same command goes on; "
+                    "with --jobs 1 it needs less memory"
+                ) from None
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
+def _record_file(order: _Order) -> Path:
+    return order.folder / f"{order.unit.name}.json"
+
+
+def _finished(order: _Order) -> Record | None:
+    try:
+        stored = json.loads(_record_file(order).read_text(encoding="utf-8"))
+        return dict(stored["record"]) if stored["stamp"] == order.stamp else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@cache
+def _zoo() -> Zoo:
+    return shipped_zoo()
+
+
+@cache
+def _surroundings(base: Path) -> Surroundings:
+    """One for all units of a process, so that images and sources are read once."""
+    return Surroundings(base, _zoo)
+
+
+def _carry_out(order: _Order) -> Record:
+    """Carry one unit out, and write down that it is done."""
+    place = order.folder / order.unit.name
+    before = kept_epochs(checkpoint_folder(place))
+    record: Record = {"name": order.unit.name, "sha256": None, "epochs": [], "diverged": None}
+    steps = saved = 0
+    try:
+        with _quiet():
+            result = run_recipe(order.unit.recipe, _surroundings(order.base), place, force=True)
+        record["sha256"] = weights_sha256([place / WEIGHTS])
+        if result.history is not None:
+            epochs = result.history.epochs
+            record["epochs"] = [round(epoch.test_accuracy, 6) for epoch in epochs]
+            saved = epochs[before - 1].step if 0 < before <= len(epochs) else 0
+            steps = epochs[-1].step - saved
+    except Diverged as end:
+        record["diverged"] = end.step
+        shutil.rmtree(checkpoint_folder(place), ignore_errors=True)
+    if not order.unit.keep:
+        shutil.rmtree(place, ignore_errors=True)
+    with replacing(_record_file(order)) as temporary:
+        temporary.write_text(json.dumps({"stamp": order.stamp, "record": record}), encoding="utf-8")
+    return record | {"steps": steps, "saved": saved}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without kzoo's notes on single recipes, which nobody could tell apart."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def copy_model(origin: Path, folder: Path) -> None:
+    """Copy a model folder; its recipe leads to the same files from there."""
+    shutil.copytree(origin, folder)
+    recipe = moved(read_recipe(origin / RECIPE), origin, folder)
+    if recipe.plan is not None:
+        recipe = recipe.model_copy(update={"plan": recipe.plan.model_copy(update={"path": PLAN})})
+    (folder / RECIPE).write_text(recipe_text(recipe), encoding="utf-8")
+
+
+def accuracy_after(record: Mapping[str, Any], epoch: int) -> float:
+    """The test accuracy of a run after so many epochs; 0 where it had diverged by then."""
+    epochs = record["epochs"]
+    return float(epochs[epoch - 1]) if len(epochs) >= epoch else 0.0
