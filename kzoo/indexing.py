@@ -25,12 +25,12 @@ from kzoo.sources import file_architecture
 from kzoo.zoo import shipped_zoo
 
 #: Modules whose code decides what the index holds; when one changes, the index is stale.
-_DECISIVE_MODULES = (
+DECISIVE_MODULES = (
     "layers", "standardize", "encoding", "kernel", "scan", "catalog", "plain_yaml", "index", "indexing",
     "readers/libraries", "readers/module", "readers/variants", "readers/timm", "readers/torchvision",
 )  # fmt: skip
 #: The same for models of one's own, which are read from their files.
-_LOCAL_MODULES = ("readers/safetensors", "readers/shapes", "readers/files", "refine", "heads")
+LOCAL_MODULES = ("readers/safetensors", "readers/shapes", "readers/files", "refine", "heads")
 #: How many places a stored ranking holds; a search that needs more scans everything.
 _STORED = 100
 _Work = tuple[str, list[ArchitectureEntry]]
@@ -216,6 +216,6 @@ def _check_local_files(directory: Path) -> None:
 def code_digest(directory: Path) -> str:
     """SHA-256 over the modules that decide what the index of a registry holds."""
     digest = hashlib.sha256()
-    for module in (*_DECISIVE_MODULES, *(_LOCAL_MODULES if (directory / LOCAL).is_dir() else ())):
+    for module in (*DECISIVE_MODULES, *(LOCAL_MODULES if (directory / LOCAL).is_dir() else ())):
         digest.update(hashlib.sha256(source_file(module).read_bytes()).digest())
     return digest.hexdigest()

@@ -23,6 +23,9 @@ class _Params(Section):
 
     kzoo_study: str = Field(description="The kind of study")
     profile: str = Field(description="The profile that is run unless another is asked for")
+    tolerance: float = Field(
+        gt=0, le=1, description="On another class of machine, how far the mean accuracy of an arm may be off"
+    )
     profiles: dict[str, dict[str, Any]] = Field(min_length=1)
 
 
@@ -34,6 +37,7 @@ class Study:
     kind: str
     profile_name: str
     profile: Any
+    tolerance: float
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -73,7 +77,8 @@ def read_study(path: Path, profile: str | None = None) -> Study:
     if name not in params.profiles:
         sentence = f"there is no profile {name!r:.80}; nearest: {nearest(name, params.profiles)}"
         raise document.fault(("profile",), sentence) if profile is None else InputError(f"{path}: {sentence}")
-    return Study(path.parent, params.kzoo_study, name, _profile(document, params.kzoo_study, name))
+    values = _profile(document, params.kzoo_study, name)
+    return Study(path.parent, params.kzoo_study, name, values, params.tolerance)
 
 
 def profile_names(path: Path) -> list[str]:

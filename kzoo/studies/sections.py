@@ -18,19 +18,25 @@ RANDOM = "random"
 class Network(Section):
     """A network by the name that a study gives it.
 
-    As a source it is one of the zoo's, or is trained from scratch as ``training`` says; with neither it is a target only.
+    As a source it is one of the zoo's, or is trained from scratch here; with neither it is a target only.
     """
 
-    model: str = Field(min_length=1, description="small:NAME, timm:NAME, torchvision:NAME or py:package.module:factory")
+    model: str = Field(min_length=1, description="small:NAME, timm:NAME, torchvision:NAME")
     zoo: str | None = Field(default=None, pattern=NAME, description="The trained network of the embedded zoo")
-    training: TrainingSettings | None = Field(default=None, description="How it is trained to be a source")
-    seed: int = Field(default=0, ge=0, lt=2**63, description="Of its fresh weights, where it is trained to be a source")
+    trained: int | None = Field(
+        default=None, ge=0, lt=2**63, description="The seed with which it is trained here, by source_training"
+    )
     img_size: int | None = Field(default=None, ge=1)
+
+    @property
+    def is_source(self) -> bool:
+        """Whether there are weights of it, or will be."""
+        return self.zoo is not None or self.trained is not None
 
     @model_validator(mode="after")
     def _one_origin(self) -> Network:
-        if self.zoo is not None and self.training is not None:
-            raise ValueError("it is taken from the zoo and trained: give one of zoo and training")
+        if self.zoo is not None and self.trained is not None:
+            raise ValueError("it is taken from the zoo and trained: give one of zoo and trained")
         return self
 
 
@@ -56,10 +62,10 @@ def target_section(network: Network, data: DataSection, classes: int, seed: int)
     )
 
 
-def scratch_recipe(network: Network, data: DataSection, classes: int, training: TrainingSettings, seed: int) -> Recipe:
-    """The recipe of a network that is trained from a random start."""
+def scratch_recipe(network: Network, data: DataSection, classes: int, training: TrainingSettings) -> Recipe:
+    """The recipe of a network that is trained from a random start; one seed decides that and the order of images."""
     return Recipe(
-        target=target_section(network, data, classes, seed),
+        target=target_section(network, data, classes, training.seed),
         method=RANDOM,
         data=data,
         training=training,

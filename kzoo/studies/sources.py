@@ -19,6 +19,7 @@ from kzoo.studies.design import Run
 from kzoo.studies.sections import Network, scratch_recipe
 from kzoo.studies.work import Unit, Work
 from kzoo.training.evaluation import evaluate
+from kzoo.training.settings import TrainingSettings
 from kzoo.training.tasks import Task
 from kzoo.zoo import shipped_zoo
 
@@ -30,12 +31,13 @@ def carry_out(run: Run) -> None:
     data: DataSection = run.profile.data
     task = load_data(data, run.base)
     networks: dict[str, Network] = run.profile.networks
-    wanted = {name: network for name, network in networks.items() if network.zoo or network.training}
+    wanted = {name: network for name, network in networks.items() if network.is_source}
     work = Work(run, __name__)
+    training: TrainingSettings | None = run.profile.source_training
     units = [
-        Unit(name, scratch_recipe(network, data, len(task.classes), network.training, network.seed), keep=True)
+        Unit(name, scratch_recipe(network, data, len(task.classes), _seeded(training, network.trained)), keep=True)
         for name, network in wanted.items()
-        if network.training is not None
+        if network.trained is not None and training is not None
     ]
     records = {record["name"]: record for record in work.carry_out(units, "sources")} if units else {}
     for record in records.values():
@@ -49,13 +51,17 @@ def carry_out(run: Run) -> None:
             origin = work.model(name) if network.zoo is None else zoo_folder(network.zoo)
             _copy(origin, folder / name)
             rows[name] = {
-                "path": f"{FOLDER}/{name}",
+                "weights": f"{FOLDER}/{name}/{WEIGHTS}",
                 "sha256": weights_sha256([folder / name / WEIGHTS]),
                 "accuracy": _accuracy(folder / name, task),
                 "origin": "trained here" if network.zoo is None else f"local:{network.zoo}",
             }
     run.write_table(TABLE, {"data": _told(task), "sources": rows})
     work.clear()
+
+
+def _seeded(training: TrainingSettings, seed: int) -> TrainingSettings:
+    return training.model_copy(update={"seed": seed})
 
 
 def zoo_folder(name: str) -> Path:
@@ -80,7 +86,8 @@ def zoo_folder(name: str) -> Path:
 
 def source_of(run: Run, row: dict[str, Any]) -> SourceSection:
     """A source by its row of the table, as recipes in the study's folder name it."""
-    return SourceSection(path=Path(os.path.relpath(run.out / row["path"], run.base)).as_posix(), sha256=row["sha256"])
+    path = Path(os.path.relpath((run.out / row["weights"]).parent, run.base))
+    return SourceSection(path=path.as_posix(), sha256=row["sha256"])
 
 
 def complete_data(data: DataSection, told: dict[str, Any]) -> DataSection:

@@ -48,7 +48,7 @@ _DPIAT = (
     Stage(
         "sources",
         "kzoo.studies.sources",
-        ("data", "networks"),
+        ("data", "networks", "source_training"),
         tables=("sources.json",),
         cached=("sources",),
         files=("../../registry/zoo",),

@@ -32,6 +32,7 @@ class Profile(Section):
     """
 
     data: DataSection
+    source_training: TrainingSettings | None = None
     networks: dict[_Name, Network] = Field(min_length=1)
     pairs: dict[_Name, list[_Pair]] = Field(min_length=1)
     arms: dict[_Name, Arm] = Field(min_length=1)
@@ -47,8 +48,10 @@ class Profile(Section):
             for name in (source, target):
                 if name not in self.networks:
                     raise ValueError(f"pairs name the network {name!r}, which is not among networks")
-            if self.networks[source].zoo is None and self.networks[source].training is None:
-                raise ValueError(f"{source} is a source, so networks must say zoo or training of it")
+            if not self.networks[source].is_source:
+                raise ValueError(f"{source} is a source, so networks must say zoo or trained of it")
+        if self.source_training is None and any(network.trained is not None for network in self.networks.values()):
+            raise ValueError("networks are trained, but source_training does not say how")
         if self.arms.get(RANDOM) != Arm(method=RANDOM):
             raise ValueError("arms must hold the control: random: {method: random}")
         for name in (*self.keep, *self.sweep.arms, self.publish.arm):

@@ -56,7 +56,7 @@ def _start(run: Run, where: Surroundings, pair: Pair, arm: str, starts: Path) ->
     """Carry a transfer out with the first seed."""
     name = run_name(pair.source, pair.target, arm)
     run_recipe(start_recipe(run, pair, arm, run.profile.seeds[0], None), where, starts / name)
-    return {"start": f"{STARTS}/{name}/{WEIGHTS}", "sha256": weights_sha256([starts / name / WEIGHTS])}
+    return {"weights": f"{STARTS}/{name}/{WEIGHTS}", "sha256": weights_sha256([starts / name / WEIGHTS])}
 
 
 def start_recipe(run: Run, pair: Pair, arm: str, seed: int, plan: PlanSection | None) -> Recipe:

@@ -64,7 +64,7 @@ def trained_recipe(run: Run, source: str | None, target: str, arm: str, seed: in
     data = complete_data(profile.data, told)
     settings = profile.training.model_copy(update={"lr": rate, "seed": seed})
     if source is None:
-        return scratch_recipe(profile.networks[target], data, told["classes"], settings, seed)
+        return scratch_recipe(profile.networks[target], data, told["classes"], settings)
     plan = planned(run, transfers(run)[source, target, arm])
     start = start_recipe(run, Pair("", source, target), arm, seed, plan)
     return start.model_copy(update={"data": data, "training": settings, "threads": settings.threads})

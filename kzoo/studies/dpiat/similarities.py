@@ -26,7 +26,7 @@ def carry_out(run: Run) -> None:
 def _row(run: Run, profile: Profile, sources: Any, pair: Pair) -> dict[str, Any]:
     network = profile.networks[pair.target]
     told = sources["data"]
-    source = architecture(str(run.out / sources["sources"][pair.source]["path"]))
+    source = architecture(str(run.out / sources["sources"][pair.source]["weights"]))
     target = architecture(network.model, classes=told["classes"], in_chans=told["channels"], img_size=network.img_size)
     found = match(source, target)
     return pair._asdict() | {

@@ -31,6 +31,6 @@ def carry_out(run: Run) -> None:
             if one.keep and row["diverged"] is None:
                 name = run_name(row["source"], row["target"], row["arm"])
                 copy_model(work.model(one.name), folder / name)
-                row["model"] = f"{MODELS}/{name}/{WEIGHTS}"
+                row["weights"] = f"{MODELS}/{name}/{WEIGHTS}"
     run.write_table(TABLE, {"environment": environment_class(), "profile": run.profile_name, "runs": runs})
     work.clear()

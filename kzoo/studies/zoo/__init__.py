@@ -1,0 +1,1 @@
+"""The embedded zoo: are its networks what their recipes make?"""

@@ -1,0 +1,87 @@
+"""The stage ``evaluate``: the accuracy of the networks that were trained again, beside that of the zoo's."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from kzoo.claims import read_claims
+from kzoo.hashing import weights_sha256
+from kzoo.model_folder import WEIGHTS
+from kzoo.running import METRICS
+from kzoo.studies.design import Run
+from kzoo.studies.metrics import metric_kinds
+from kzoo.studies.sources import zoo_folder
+from kzoo.studies.stages import CLAIMS
+from kzoo.studies.statistics import bootstrap
+from kzoo.studies.work import accuracy_after
+
+TABLE = "metrics.json"
+
+
+def carry_out(run: Run) -> None:
+    """Write what the report shows of this run; see `kzoo.studies.stages`."""
+    trained = run.table("train.json")
+    rows = [_compared(row) for row in trained["runs"]]
+    differences = np.array([row["again"] - row["frozen"] for row in rows]) * 100
+
+    def largest(chosen: Any) -> float:
+        return float(np.abs(differences[chosen]).max())
+
+    found = bootstrap([len(rows)], largest)
+    measured = {
+        "value": found["mean"],
+        "low": found["low"],
+        "high": found["high"],
+        "unit": "points",
+        "counts": {"networks": len(rows), "same bytes": sum(row["same"] for row in rows)},
+        "file": f"{run.name_of_results}/train.json",
+    }
+    claims = read_claims(run.base / CLAIMS, metric_kinds()).claims
+    told = {
+        "paper": run.paper,
+        "profile": run.profile_name,
+        "environment": trained["environment"],
+        "claims": {claim.id: measured for claim in claims if run.profile_name in claim.profiles},
+        "figures": [_curves(trained["runs"])],
+        "tables": [_table(rows)],
+    }
+    run.write_table(TABLE, told)
+
+
+def _compared(row: dict[str, Any]) -> dict[str, Any]:
+    folder = zoo_folder(row["name"])
+    frozen = json.loads((folder / METRICS).read_text(encoding="utf-8"))["test"]["accuracy"]
+    return {
+        "name": row["name"],
+        "frozen": frozen,
+        "again": accuracy_after(row, len(row["epochs"]) or 1),
+        "same": row["sha256"] == weights_sha256([folder / WEIGHTS]),
+    }
+
+
+def _table(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "title": "Test accuracy of the zoo's networks, and of the same recipes run again",
+        "columns": ["network", "in the zoo", "again", "same bytes"],
+        "rows": [
+            [row["name"], f"{row['frozen']:.2%}", f"{row['again']:.2%}", "yes" if row["same"] else "no"] for row in rows
+        ],
+    }
+
+
+def _curves(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "kind": "lines",
+        "title": "The zoo's networks trained again",
+        "caption": "Test accuracy after each epoch.",
+        "x": {"label": "epoch"},
+        "y": {"label": "test accuracy", "log": False},
+        "lines": [],
+        "series": [
+            {"name": row["name"], "points": [{"x": epoch, "y": value} for epoch, value in enumerate(row["epochs"], 1)]}
+            for row in runs
+        ],
+    }
