@@ -17,6 +17,7 @@ from kzoo.cli.carrying import run as run_recipe
 from kzoo.cli.carrying import transfer
 from kzoo.cli.ranking import compare, recommend
 from kzoo.cli.registry import registry
+from kzoo.cli.studies import claims, environment
 from kzoo.cli.zoo import add, index, list_models, show
 from kzoo.errors import InputError, KzooError, KzooWarning
 
@@ -56,7 +57,7 @@ def completion(shell: str) -> None:
     click.echo(maker(cli, {}, "kzoo", "_KZOO_COMPLETE").source())
 
 
-for command in (recommend, compare, transfer, run_recipe, list_models, show, add, index, registry):
+for command in (recommend, compare, transfer, run_recipe, list_models, show, add, index, registry, claims, environment):
     cli.add_command(command)
 
 
