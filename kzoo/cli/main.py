@@ -15,6 +15,7 @@ from click.shell_completion import get_completion_class
 import kzoo
 from kzoo.cli.carrying import run as run_recipe
 from kzoo.cli.carrying import transfer
+from kzoo.cli.papers import report
 from kzoo.cli.ranking import compare, recommend
 from kzoo.cli.registry import registry
 from kzoo.cli.studies import claims, environment
@@ -57,7 +58,20 @@ def completion(shell: str) -> None:
     click.echo(maker(cli, {}, "kzoo", "_KZOO_COMPLETE").source())
 
 
-for command in (recommend, compare, transfer, run_recipe, list_models, show, add, index, registry, claims, environment):
+for command in (
+    recommend,
+    compare,
+    transfer,
+    run_recipe,
+    list_models,
+    show,
+    add,
+    index,
+    registry,
+    report,
+    claims,
+    environment,
+):
     cli.add_command(command)
 
 

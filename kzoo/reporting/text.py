@@ -1,0 +1,46 @@
+"""A report for a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+
+from kzoo.reporting.reading import PaperResult, Report
+from kzoo.reporting.words import SETTINGS, profile_text, summary, value_text
+
+_WIDTH = 110
+_HEADERS = ("verdict", "claim", "value [95 %]", "wanted", "file")
+
+
+def text(report: Report) -> str:
+    """The report: how many claims hold, then a table per paper, then what each claim says and why it is judged so."""
+    return "\n\n".join([f"{summary(report)}.", *(_paper(paper) for paper in report.papers)]) + "\n"
+
+
+def _paper(paper: PaperResult) -> str:
+    from tabulate import tabulate
+
+    head = f"{paper.about.paper}: {paper.about.title} ({profile_text(paper)})\n{paper.about.link}"
+    rows = [
+        (
+            result.verdict,
+            f"{'* ' if result.claim.headline else ''}{result.claim.id}",
+            value_text(result),
+            result.claim.wanted,
+            result.found.file if result.found else "-",
+        )
+        for result in paper.claims
+    ]
+    table = tabulate(rows, _HEADERS, tablefmt="simple", colalign=("left",) * len(_HEADERS), disable_numparse=True)
+    return "\n".join((head, "", table, "", *_notes(paper)))
+
+
+def _notes(paper: PaperResult) -> Iterator[str]:
+    for result in paper.claims:
+        claim = result.claim
+        note = f"{claim.id}: {claim.statement} ({claim.where}; {SETTINGS[claim.setting]}) {_sentence(result.reason)}"
+        yield textwrap.fill(note, _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}."
