@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kzoo.errors import InputError, WorldError
+from kzoo.layout import RECIPE
 
 _NEW, _OLD = ".tmp", ".old"
-#: What every folder that kzoo writes holds.
-_OURS = "recipe.yaml"
 
 
 @contextmanager
@@ -83,7 +82,7 @@ def require_new(path: Path, force: bool) -> None:
         raise InputError(f"{path} exists and is no folder: give another place for the results")
     if path.exists() and not force:
         raise InputError(f"{path} exists: give another folder, or --force to replace it")
-    if path.exists() and any(path.iterdir()) and not (path / _OURS).exists():
+    if path.exists() and any(path.iterdir()) and not (path / RECIPE).exists():
         raise InputError(f"{path} holds other things than a model of kzoo, so it is not replaced: give another folder")
 
 

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from kzoo.building import NetworkSpec, build_network
 from kzoo.errors import InputError, WorldError
 from kzoo.facade import Registry, open_zoo
+from kzoo.layout import CONFIG, WEIGHTS
 from kzoo.readers.files import SMALL, read_weights_file
 from kzoo.readers.safetensors import parse_object, read_bounded
 from kzoo.sources import Options
 
-WEIGHTS, CONFIG, RECIPE, CARD = "model.safetensors", "config.json", "recipe.yaml", "README.md"
 _MOST_CONFIG = 5_000_000
 #: What a config.json may tell a network's constructor; others could make timm read files.
 _ARGUMENTS = frozenset(

@@ -20,11 +20,12 @@ from kzoo.carrying import param_groups, remember, source_body
 from kzoo.errors import CheckFailed, InputError, KzooWarning
 from kzoo.files import new_folder, require_new
 from kzoo.hashing import weights_sha256
+from kzoo.layout import CARD, CONFIG, METRICS, PLAN, RECIPE, WEIGHTS
 from kzoo.methods.plan import Plan, read_plan
 from kzoo.methods.surgery import module_body
 from kzoo.methods.transfers import TransferReport, carry_out, make_plan, read_parameters, require_method
 from kzoo.model_card import transfer_card
-from kzoo.model_folder import CARD, CONFIG, RECIPE, WEIGHTS, network_config, write_weights
+from kzoo.model_folder import network_config, write_weights
 from kzoo.recipe import (
     DataSection,
     PlanSection,
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from kzoo.training.history import History
     from kzoo.training.tasks import Task
 
-METRICS, PLAN = "metrics.json", "plan.json"
 _RECALIBRATION_IMAGES = 512
 Progress = Callable[[str, float], None]
 

@@ -32,7 +32,7 @@ def verify(paper: str, rerun: bool, root: Path | None, as_json: bool) -> None:
     Fails (exit 1) where a claim is not reproduced, where a file is not the one that was written, where the metrics are
     not what the tables give, or, with --rerun, where other bytes come out (other accuracies on another class of machine).
     """
-    from kzoo.reporting.results import paper_folder
+    from kzoo.reporting.reading import paper_folder
     from kzoo.studies.params import read_study
     from kzoo.studies.verifying import verify as verify_study
 

@@ -75,20 +75,40 @@ def find_root(start: Path) -> Path:
     )
 
 
+def paper_folder(paper: str, root: Path | None = None) -> Path:
+    """The folder of a paper's pipeline; ``root`` holds `pipelines`, and is looked for from here unless it is given.
+
+    Raises:
+        InputError: there is no such paper.
+    """
+    folder = (find_root(Path()) if root is None else root) / PIPELINES
+    if paper not in (known := _known(folder)):
+        raise InputError(f"{paper!r:.80} is no paper in {folder}; nearest: {nearest(paper, known)}")
+    return folder / paper
+
+
+def _known(folder: Path) -> list[str]:
+    """The papers in a folder of pipelines.
+
+    Raises:
+        InputError: there are none.
+    """
+    known = sorted(path.parent.name for path in folder.glob(f"*/{_CLAIMS}"))
+    if not known:
+        raise InputError(f"{folder} holds no paper: expected a folder with a {_CLAIMS}")
+    return known
+
+
 def read_report(root: Path, papers: Sequence[str] | None, metrics: Mapping[str, MetricKind]) -> Report:
     """The report on these papers' pipelines, or all, in ``root``'s folder `pipelines`.
 
     Raises:
         InputError: there are no pipelines, one is unknown, or a claims.yaml or metrics.json is faulty.
     """
-    folder = root / PIPELINES
-    known = sorted(path.parent.name for path in folder.glob(f"*/{_CLAIMS}"))
-    if not known:
-        raise InputError(f"{folder} holds no paper: expected a folder with a {_CLAIMS}")
     for paper in papers or ():
-        if paper not in known:
-            raise InputError(f"{paper!r:.80} is no paper in {folder}; nearest: {nearest(paper, known)}")
-    wanted = [paper for paper in known if not papers or paper in papers]
+        paper_folder(paper, root)
+    folder = root / PIPELINES
+    wanted = [paper for paper in _known(folder) if not papers or paper in papers]
     return Report(tuple(_paper(folder / paper, metrics) for paper in wanted))
 
 

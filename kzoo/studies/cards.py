@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kzoo.claims import Claim, Claims, Interval, read_claims, verdict
-from kzoo.model_folder import CARD
-from kzoo.studies.design import Run
+from kzoo.layout import CARD
+from kzoo.studies.design import CLAIMS, Run
 from kzoo.studies.metrics import metric_kinds
-from kzoo.studies.sections import run_name
-from kzoo.studies.stages import CLAIMS
-from kzoo.studies.work import copy_model
+from kzoo.studies.models import copy_model
+from kzoo.studies.records import run_name
 
 MODEL = "model"
 

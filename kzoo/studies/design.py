@@ -16,6 +16,8 @@ from kzoo.errors import InputError
 from kzoo.files import new_folder, replacing
 
 Progress = Callable[[str, float], None]
+#: The claims of a study, in its folder.
+CLAIMS = "claims.yaml"
 
 
 class Section(BaseModel):

@@ -71,9 +71,3 @@ def scratch_recipe(network: Network, data: DataSection, classes: int, training: 
         training=training,
         threads=training.threads,
     )
-
-
-def run_name(source: str | None, target: str, arm: str, *numbers: object) -> str:
-    """The name of a run, which is that of its folder, too."""
-    parts = [*([] if source is None else [source]), target, arm, *map(str, numbers)]
-    return "--".join(parts)

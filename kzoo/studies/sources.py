@@ -9,19 +9,19 @@ from typing import Any
 
 import torch
 
-from kzoo.errors import CheckFailed, InputError
+from kzoo.errors import CheckFailed
 from kzoo.hashing import weights_sha256
-from kzoo.model_folder import CONFIG, WEIGHTS, load
-from kzoo.paths import registry_directory
+from kzoo.layout import CONFIG, WEIGHTS
+from kzoo.model_folder import load
 from kzoo.recipe import DataSection, SourceSection
 from kzoo.running import load_data
 from kzoo.studies.design import Run
+from kzoo.studies.models import zoo_folder
 from kzoo.studies.sections import Network, scratch_recipe
 from kzoo.studies.work import Unit, Work
 from kzoo.training.evaluation import evaluate
 from kzoo.training.settings import TrainingSettings
 from kzoo.training.tasks import Task
-from kzoo.zoo import shipped_zoo
 
 FOLDER, TABLE = "sources", "sources.json"
 
@@ -62,26 +62,6 @@ def carry_out(run: Run) -> None:
 
 def _seeded(training: TrainingSettings, seed: int) -> TrainingSettings:
     return training.model_copy(update={"seed": seed})
-
-
-def zoo_folder(name: str) -> Path:
-    """The folder of a model of the embedded zoo, with the weights that the registry names.
-
-    Raises:
-        InputError: there is no such model, or its files are gone.
-        CheckFailed: its weights are others.
-    """
-    named = shipped_zoo().named(f"local:{name}")
-    if named is None:
-        raise InputError(f"the embedded zoo has no model {name!r:.80}: 'kzoo list --library local' lists them")
-    fields = next(model.fields for model in shipped_zoo().models.values() if model.entry is named[0])
-    path = registry_directory() / str(fields["path"])
-    file = path / WEIGHTS if path.is_dir() else path
-    if not file.is_file():
-        raise InputError(f"the weights of local:{name} are not at {file}: fetch them with the repository again")
-    if weights_sha256([file]) != fields["sha256"]:
-        raise CheckFailed(f"{file} has not the sha256 that the registry names: fetch the file again")
-    return file.parent
 
 
 def source_of(run: Run, row: dict[str, Any]) -> SourceSection:

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol, cast
 
-from kzoo.studies.design import Run
+from kzoo.studies.design import CLAIMS, Run
 
-#: Where a stage keeps unfinished work; the rest of a study's results is under ``out``.
-CLAIMS, ENVIRONMENT = "claims.yaml", "../../environment.yaml"
+#: The class of machine that results come from, seen from a study's folder.
+ENVIRONMENT = "../../environment.yaml"
 
 
 @dataclass(frozen=True)

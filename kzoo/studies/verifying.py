@@ -12,11 +12,10 @@ from typing import Any
 from kzoo.claims import Interval, Verdict, read_claims, verdict
 from kzoo.errors import InputError
 from kzoo.hashing import weights_sha256
-from kzoo.studies.design import Progress, Run
+from kzoo.studies.design import CLAIMS, Progress, Run
 from kzoo.studies.metrics import metric_kinds
 from kzoo.studies.params import Study
 from kzoo.studies.running import OUT, run_stages
-from kzoo.studies.stages import CLAIMS
 
 METRICS, RUNS = "metrics.json", "train.json"
 

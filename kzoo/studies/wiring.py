@@ -16,9 +16,10 @@ from kzoo.files import replacing
 from kzoo.indexing import DECISIVE_MODULES, LOCAL_MODULES
 from kzoo.paths import source_file
 from kzoo.studies.closure import import_closure
+from kzoo.studies.design import CLAIMS
 from kzoo.studies.params import PARAMS, read_study
 from kzoo.studies.running import OUT
-from kzoo.studies.stages import CLAIMS, ENVIRONMENT, Stage
+from kzoo.studies.stages import ENVIRONMENT, Stage
 
 PIPELINES, FILE = "pipelines", "dvc.yaml"
 _HEAD = (

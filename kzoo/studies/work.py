@@ -6,27 +6,25 @@ import json
 import multiprocessing
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from kzoo.errors import WorldError
 from kzoo.files import replacing
 from kzoo.hashing import weights_sha256
-from kzoo.model_folder import RECIPE, WEIGHTS
-from kzoo.recipe import Recipe, moved, read_recipe, recipe_text
-from kzoo.running import PLAN, Diverged, Surroundings, checkpoint_folder, run_recipe
+from kzoo.layout import WEIGHTS
+from kzoo.recipe import Recipe
+from kzoo.running import Diverged, Surroundings, checkpoint_folder, run_recipe
 from kzoo.studies.closure import code_digest
 from kzoo.studies.design import Run
+from kzoo.studies.records import Record
 from kzoo.training.checkpoints import kept_epochs
 from kzoo.zoo import Zoo, shipped_zoo
-
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -163,18 +161,3 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def copy_model(origin: Path, folder: Path) -> None:
-    """Copy a model folder; its recipe leads to the same files from there."""
-    shutil.copytree(origin, folder)
-    recipe = moved(read_recipe(origin / RECIPE), origin, folder)
-    if recipe.plan is not None:
-        recipe = recipe.model_copy(update={"plan": recipe.plan.model_copy(update={"path": PLAN})})
-    (folder / RECIPE).write_text(recipe_text(recipe), encoding="utf-8")
-
-
-def accuracy_after(record: Mapping[str, Any], epoch: int) -> float:
-    """The test accuracy of a run after so many epochs; 0 where it had diverged by then."""
-    epochs = record["epochs"]
-    return float(epochs[epoch - 1]) if len(epochs) >= epoch else 0.0

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from kzoo.claims import Claim, read_claims
 from kzoo.errors import InputError
-from kzoo.studies.design import Run
+from kzoo.studies.design import CLAIMS, Run
 from kzoo.studies.dpiat.design import Pair, Profile, all_pairs, carrying_arms
 from kzoo.studies.metrics import CorrelationOptions, GroupsOptions, RatesOptions, RatioOptions, metric_kinds
+from kzoo.studies.records import accuracy_after
 from kzoo.studies.sections import RANDOM
-from kzoo.studies.stages import CLAIMS
 from kzoo.studies.statistics import (
     Array,
     Interval,
@@ -30,7 +30,6 @@ from kzoo.studies.statistics import (
     pearson,
     spearman,
 )
-from kzoo.studies.work import accuracy_after
 
 TABLE = "metrics.json"
 _Indices = NDArray[np.int64]

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from kzoo.hashing import weights_sha256
+from kzoo.layout import WEIGHTS
 from kzoo.methods.plan import write_plan
-from kzoo.model_folder import WEIGHTS
 from kzoo.recipe import PlanSection, Recipe
 from kzoo.running import Surroundings, rehearse_recipe, run_recipe
 from kzoo.studies.design import Run
 from kzoo.studies.dpiat.design import Pair, Profile, all_pairs, carrying_arms
-from kzoo.studies.sections import run_name, target_section
+from kzoo.studies.records import run_name
+from kzoo.studies.sections import target_section
 from kzoo.studies.sources import complete_data, source_of
 from kzoo.zoo import shipped_zoo
 

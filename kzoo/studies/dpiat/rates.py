@@ -14,9 +14,10 @@ from kzoo.recipe import Recipe
 from kzoo.studies.design import Run
 from kzoo.studies.dpiat.design import Pair, Profile, all_pairs, targets
 from kzoo.studies.dpiat.plans import planned, start_recipe
-from kzoo.studies.sections import RANDOM, run_name, scratch_recipe
+from kzoo.studies.records import last_accuracy, run_name
+from kzoo.studies.sections import RANDOM, scratch_recipe
 from kzoo.studies.sources import complete_data
-from kzoo.studies.work import Unit, Work, accuracy_after
+from kzoo.studies.work import Unit, Work
 
 TABLE = "sweep.json"
 Transfers = Mapping[tuple[str, str, str], dict[str, Any]]
@@ -81,9 +82,7 @@ def _picked(runs: Sequence[Mapping[str, Any]], target: str, rates: Sequence[floa
 
     def accuracy(rate: float) -> float:
         chosen = [
-            accuracy_after(run, len(run["epochs"]) or 1)
-            for run in runs
-            if run["target"] == target and run["arm"] == RANDOM and run["lr"] == rate
+            last_accuracy(run) for run in runs if run["target"] == target and run["arm"] == RANDOM and run["lr"] == rate
         ]
         return statistics.mean(chosen)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from kzoo.model_folder import WEIGHTS
+from kzoo.layout import WEIGHTS
 from kzoo.studies.design import Run
 from kzoo.studies.dpiat.design import Profile
 from kzoo.studies.dpiat.rates import run_labels, unit
 from kzoo.studies.environment import environment_class
-from kzoo.studies.sections import run_name
-from kzoo.studies.work import Work, copy_model
+from kzoo.studies.models import copy_model
+from kzoo.studies.records import run_name
+from kzoo.studies.work import Work
 
 TABLE, MODELS = "train.json", "models"
 

@@ -9,14 +9,12 @@ import numpy as np
 
 from kzoo.claims import read_claims
 from kzoo.hashing import weights_sha256
-from kzoo.model_folder import WEIGHTS
-from kzoo.running import METRICS
-from kzoo.studies.design import Run
+from kzoo.layout import METRICS, WEIGHTS
+from kzoo.studies.design import CLAIMS, Run
 from kzoo.studies.metrics import metric_kinds
-from kzoo.studies.sources import zoo_folder
-from kzoo.studies.stages import CLAIMS
+from kzoo.studies.models import zoo_folder
+from kzoo.studies.records import last_accuracy
 from kzoo.studies.statistics import bootstrap
-from kzoo.studies.work import accuracy_after
 
 TABLE = "metrics.json"
 
@@ -57,7 +55,7 @@ def _compared(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": row["name"],
         "frozen": frozen,
-        "again": accuracy_after(row, len(row["epochs"]) or 1),
+        "again": last_accuracy(row),
         "same": row["sha256"] == weights_sha256([folder / WEIGHTS]),
     }
 

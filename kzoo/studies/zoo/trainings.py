@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from kzoo.errors import InputError
-from kzoo.model_folder import RECIPE, WEIGHTS
+from kzoo.layout import RECIPE, WEIGHTS
 from kzoo.recipe import Recipe, read_recipe
 from kzoo.studies.design import Run
 from kzoo.studies.environment import environment_class
-from kzoo.studies.sources import zoo_folder
-from kzoo.studies.work import Unit, Work, copy_model
+from kzoo.studies.models import copy_model, zoo_folder
+from kzoo.studies.work import Unit, Work
 from kzoo.studies.zoo.design import Profile
 
 TABLE, MODELS = "train.json", "models"

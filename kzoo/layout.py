@@ -1,0 +1,5 @@
+"""The names of the files in a model folder."""
+
+WEIGHTS, CONFIG, RECIPE, CARD = "model.safetensors", "config.json", "recipe.yaml", "README.md"
+#: Only of a network that was tested, and of one whose plan was given.
+METRICS, PLAN = "metrics.json", "plan.json"
