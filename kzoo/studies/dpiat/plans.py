@@ -41,7 +41,8 @@ def _row(run: Run, where: Surroundings, pair: Pair, arm: str, plans: Path) -> di
     recipe = start_recipe(run, pair, arm, run.profile.seeds[0], None)
     plan, report = rehearse_recipe(recipe, where)
     path = plans / f"{run_name(pair.source, pair.target, arm)}.json"
-    write_plan(plan, path)
+    # Where a source lies depends on the folder that this runs in; the plan must not.
+    write_plan(plan.model_copy(update={"source": pair.source}), path)
     return {
         "source": pair.source,
         "target": pair.target,

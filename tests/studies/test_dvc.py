@@ -1,0 +1,117 @@
+"""The pipelines through DVC itself, in a copy of the project."""
+
+import json
+import os
+import re
+import signal
+import time
+
+import pytest
+import yaml
+
+REPRO = ("dvc", "repro", "pipelines/dpiat/dvc.yaml")
+STAGES = ["sources", "match", "transfer", "sweep", "train", "evaluate", "card"]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, copied_project, tiny):
+    """A copy in which the pipeline was run by DVC."""
+    project = copied_project(tmp_path_factory.mktemp("dvc"))
+    done = project.run(*REPRO)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return project
+
+
+def ran(text):
+    """The stages that a run of DVC has carried out."""
+    return re.findall(r"Running stage '(?:pipelines/dpiat/dvc.yaml:)?(\w+)'", text)
+
+
+def steps(text, stage):
+    """How many steps a stage has trained."""
+    return int(re.search(rf"^{stage}: \d+ runs.*; (\d+) steps trained", text, re.MULTILINE)[1])
+
+
+def test_dvc_makes_what_the_command_makes_and_everything_is_up_to_date(project, tiny):
+    ours = project.contents("pipelines/dpiat/out")
+    ignored = {name for name in ours if name.endswith(".gitignore")}
+    assert {name: ours[name] for name in ours.keys() - ignored} == tiny.contents("pipelines/dpiat/out")
+    assert "up to date" in project.run("dvc", "status", "pipelines/dpiat/dvc.yaml").stdout
+    lock = yaml.safe_load((project.root / "pipelines/dpiat/dvc.lock").read_text())
+    assert list(lock["stages"]) == STAGES
+
+
+def test_a_change_runs_exactly_what_depends_on_it(project):
+    status = ("dvc", "status", "--json", *REPRO[2:])
+
+    def stale():
+        # DVC names the stages that are stale themselves, not those after them.
+        return {name.rpartition(":")[2] for name in json.loads(project.run(*status).stdout)}
+
+    for file, old, new, expected in (
+        ("kzoo/sync.py", "import annotations", "import annotations  # nothing", set()),
+        ("kzoo/studies/statistics.py", "import annotations", "import annotations  # nothing", {"evaluate"}),
+        ("pipelines/dpiat/params.yaml", "seeds: [1, 2]", "seeds: [1]", {"transfer", "train"}),
+        ("pipelines/dpiat/params.yaml", "rates: [0.003, 0.01]", "rates: [0.003]", {"sweep"}),
+        ("pipelines/dpiat/params.yaml", "rates: [0.002, 0.006, 0.018]", "rates: [0.002]", set()),
+        ("pipelines/dpiat/claims.yaml", "threshold: 1.6", "threshold: 1.5", {"evaluate", "card"}),
+        ("environment.yaml", "machine: ", "machine: other-", {"sources", "transfer", "sweep", "train"}),
+    ):
+        project.change(file, old, new)
+        try:
+            assert stale() == expected, (file, new)
+        finally:
+            project.change(file, new, old)
+    assert stale() == set()
+
+
+def test_a_stage_that_was_killed_goes_on_and_gives_the_same_bytes(project):
+    sweep = ("dvc", "repro", "--single-item", "pipelines/dpiat/dvc.yaml:sweep")
+    before = (project.root / "pipelines/dpiat/out/sweep.json").read_bytes()
+    project.change("pipelines/dpiat/params.yaml", "sweep: {rates: [0.003, 0.01]", "sweep: {rates: [0.003, 0.02]")
+    project.change("pipelines/dpiat/params.yaml", "{epochs: 4, batch_size: 32", "{epochs: 16, batch_size: 32")
+    whole = 4 * 16 * 6
+    process = project.start(*sweep)
+    work = project.root / "pipelines/dpiat/.out.work/rates"
+    deadline = time.monotonic() + 120
+    # In the middle: one training is done, another has some epochs behind it.
+    while not (list(work.glob("*/*.json")) and list(work.glob("*/.*.checkpoint/checkpoint.json"))):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+    done = project.run(*sweep)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ran(done.stdout) == ["sweep"]
+    assert 0 < steps(done.stderr, "sweep") < whole
+    assert not (project.root / "pipelines/dpiat/.out.work").exists()
+
+    killed = (project.root / "pipelines/dpiat/out/sweep.json").read_bytes()
+    again = project.run("kzoo", "run", "pipelines/dpiat", "--stage", "sweep")
+    assert again.returncode == 0, again.stderr
+    assert steps(again.stderr, "sweep") == whole
+    assert (project.root / "pipelines/dpiat/out/sweep.json").read_bytes() == killed != before
+
+
+def test_two_runs_at_once_do_not_spoil_each_other(tmp_path, copied_project):
+    project = copied_project(tmp_path / "project")
+    command = ("dvc", "repro", "pipelines/zoo/dvc.yaml:train")
+    both = [project.start(*command) for _ in range(2)]
+    said = [process.communicate(timeout=300)[0] for process in both]
+    # The one that comes second is refused, in a sentence; it never waits within a stage, nor writes beside the first.
+    assert min(process.returncode for process in both) == 0, said
+    refused = [text for process, text in zip(both, said, strict=True) if process.returncode != 0]
+    assert all("busy" in text or "Unable to acquire lock" in text for text in refused), refused
+    assert "up to date" in project.run(*command).stdout
+    ours = (project.root / "pipelines/zoo/out/train.json").read_bytes()
+    alone = project.run("kzoo", "run", "pipelines/zoo", "--stage", "train")
+    assert alone.returncode == 0, alone.stderr
+    assert (project.root / "pipelines/zoo/out/train.json").read_bytes() == ours
+
+
+def test_the_report_at_the_root_pulls_the_pipelines_in(project):
+    dag = project.run("dvc", "dag", "--mermaid", "report").stdout
+    nodes = set(re.findall(r'\["(.+)"\]', dag))
+    assert nodes >= {f"pipelines/dpiat/dvc.yaml:{stage}" for stage in STAGES}
+    assert nodes >= {"pipelines/zoo/dvc.yaml:train", "pipelines/zoo/dvc.yaml:evaluate", "report"}
