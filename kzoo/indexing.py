@@ -14,7 +14,7 @@ from kzoo.encoding import Encoding, Floats, encode
 from kzoo.errors import CheckFailed, InputError
 from kzoo.index import FORMAT, Index, encoding_arrays, write_index
 from kzoo.layers import Architecture
-from kzoo.paths import source_file
+from kzoo.paths import registry_directory, source_file
 from kzoo.processes import Progress, chunks, in_processes
 from kzoo.readers.files import read_weights_file
 from kzoo.readers.libraries import LOCAL, load_library
@@ -22,15 +22,17 @@ from kzoo.readers.variants import Variant
 from kzoo.registry_files import registry_digest
 from kzoo.scan import Scan
 from kzoo.sources import file_architecture
-from kzoo.zoo import shipped_zoo
+from kzoo.zoo import Zoo, shipped_zoo
 
 #: Modules whose code decides what the index holds; when one changes, the index is stale.
 DECISIVE_MODULES = (
     "layers", "standardize", "encoding", "kernel", "scan", "catalog", "plain_yaml", "index", "indexing",
     "readers/libraries", "readers/module", "readers/variants", "readers/timm", "readers/torchvision",
 )  # fmt: skip
-#: The same for models of one's own, which are read from their files.
-LOCAL_MODULES = ("readers/safetensors", "readers/shapes", "readers/files", "refine", "heads")
+#: The same for models that are files.
+LOCAL_MODULES = (
+    "readers/safetensors", "readers/shapes", "readers/files", "refine", "heads", "training/networks",
+)  # fmt: skip
 #: How many places a stored ranking holds; a search that needs more scans everything.
 _STORED = 100
 _Work = tuple[str, list[ArchitectureEntry]]
@@ -120,10 +122,12 @@ def _variants(work: _Work) -> list[list[Variant]]:
 
 def _local_variant(entry: ArchitectureEntry, directory: Path) -> Variant:
     """The network of a local model, read from its file's header."""
+    # The index that comes with kzoo is made from its files alone, not from an older one; its networks are kzoo's own.
+    known = Zoo([]) if directory.resolve() == registry_directory().resolve() else shipped_zoo()
     for checkpoint in entry.checkpoints:
         if checkpoint.path is not None:
             try:
-                architecture = file_architecture(directory / checkpoint.path, shipped_zoo(), checkpoint.submodule)
+                architecture = file_architecture(directory / checkpoint.path, known, checkpoint.submodule)
             except InputError as error:
                 raise InputError(
                     f"{error}; it is the model {checkpoint.id}: delete {directory / LOCAL / entry.name}.yaml if it is gone"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,17 @@ from kzoo.errors import InputError
 from kzoo.files import replacing
 from kzoo.hashing import weights_sha256
 from kzoo.indexing import build_index
+from kzoo.layout import METRICS, RECIPE
 from kzoo.locking import locked
 from kzoo.paths import index_file
 from kzoo.processes import Progress
 from kzoo.readers.files import WeightsFile, read_weights_file
 from kzoo.readers.libraries import LOCAL
+from kzoo.readers.safetensors import parse_object, read_bounded
+from kzoo.recipe import DataSection, Recipe, plain_task, read_recipe
 
 _TAG = "file"
+_MOST_METRICS = 5_000_000
 
 
 def add_model(
@@ -34,7 +39,8 @@ def add_model(
 
     The entry's file is ``local/<name>.yaml``; without a ``name`` it is made from the path. ``details`` are fields of the
     entry that the file does not tell: ``license``, ``license_name``, ``license_link``, ``trained_on``, ``submodule``.
-    With ``force``, fields that are not given are kept from the entry that is replaced. Returns the entry's file and the
+    Where the weights are a result of `kzoo run`, its files beside them tell the data and the test accuracy. With
+    ``force``, fields that nobody gives are kept from the entry that is replaced. Returns the entry's file and the
     checkpoint.
 
     Raises:
@@ -49,7 +55,8 @@ def add_model(
     entry_file = directory / LOCAL / f"{name}.yaml"
 
     given = {key: value for key, value in details.items() if value}
-    details = _kept(entry_file, with_license="license" not in given) | given
+    file, told = _as_result(file)
+    details = _kept(entry_file, with_license="license" not in given) | told | given
 
     def text(sha256: str) -> str:
         return _entry_text(file, name, entry_file, directory, details, sha256)
@@ -73,6 +80,33 @@ def add_model(
     family = checked_source(entry_file, content).family
     assert family is not None  # _entry_text has checked it
     return entry_file, family.architectures[0].checkpoints[0]
+
+
+def _as_result(file: WeightsFile) -> tuple[WeightsFile, dict[str, Any]]:
+    """The file with the size of its images, and fields of its entry, as a result of `kzoo run` tells them beside it."""
+    try:
+        recipe = read_recipe(file.path.with_name(RECIPE))
+        metrics = parse_object(read_bounded(file.path.with_name(METRICS), _MOST_METRICS), METRICS, _MOST_METRICS)
+    except InputError:  # there are none, or they are somebody else's
+        return file, {}
+    if recipe.data is None:
+        return file, {}
+    size = file.input_size or _image_size(recipe.data)
+    return replace(file, input_size=size), _tested(recipe, recipe.data, metrics.get("test"))
+
+
+def _image_size(data: DataSection) -> tuple[int, ...] | None:
+    return None if data.channels is None or data.size is None else (data.channels, data.size, data.size)
+
+
+def _tested(recipe: Recipe, data: DataSection, test: object) -> dict[str, Any]:
+    """The data sets and the accuracy of an entry."""
+    task = plain_task(data.task)
+    told: dict[str, Any] = {} if recipe.training is None else {"trained_on": [task]}
+    accuracy = test.get("accuracy") if isinstance(test, dict) else None
+    if isinstance(accuracy, float) and 0 <= accuracy <= 1:
+        told["metrics"] = {task: {"accuracy": round(100 * accuracy, 3)}}
+    return told
 
 
 def _kept(entry_file: Path, with_license: bool) -> dict[str, Any]:

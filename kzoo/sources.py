@@ -128,10 +128,15 @@ def small_module(name: str, options: Options) -> nn.Module:
 
 
 def _small(name: str, options: Options) -> Architecture:
-    from kzoo.readers.module import without_weights
+    try:
+        from kzoo.readers.module import without_weights
 
-    with without_weights():
-        module = small_module(name, options)
+        with without_weights():
+            module = small_module(name, options)
+    except ImportError as error:
+        raise InputError(
+            f"{SMALL}:{name} is built by torch and timm, which cannot be imported ({error}): install torch, timm and torchvision"
+        ) from None
     return _read_module(module, f"{SMALL}:{name}", options.submodule)
 
 

@@ -21,6 +21,7 @@ from kzoo.cli.common import (
     print_table,
     target_options,
 )
+from kzoo.errors import InputError
 
 if TYPE_CHECKING:
     from kzoo.layers import Architecture
@@ -104,12 +105,23 @@ def recommend(
     if wanted.approximate and not reading["refine"]:
         _tell_refinable(wanted, zoo)
     best = next((row for row in rows if not row.same), None)
-    if best is not None and zoo.models[best.model].library == "local" and reading["submodule"] is None:
+    if best is not None and best.library == "local" and reading["submodule"] is None and _can_be_built(target, zoo):
         options = {name: reading[name] for name in ("classes", "in_chans", "img_size", "trust_code")}
         next_command(context, "transfer", best.model, target, **options, out="start")
     elif best is not None:
         extended = "extended" if measure == "extended" else None
         next_command(context, "compare", best.model, target, measure=extended, **reading)
+
+
+def _can_be_built(target: str, zoo: Zoo) -> bool:
+    """Whether a transfer can go into the target: not into one that is known by its file only."""
+    from kzoo.building import network_spec
+
+    try:
+        network_spec(target, lambda: zoo)
+    except InputError:
+        return False
+    return True
 
 
 def _tell_refinable(target: Architecture, zoo: Zoo) -> None:

@@ -205,7 +205,8 @@ def add(
     """Add the weights at PATH to your own registry, so that they are ranked with all others.
 
     PATH is a safetensors file, the index of a sharded one, or a folder that holds one. No weight is
-    loaded; the file is read once for its SHA-256. The entry goes to the registry of -C, else to the last one of KZOO_REGISTRY, else to
+    loaded; the file is read once for its SHA-256. Of a folder that kzoo run wrote, its recipe and its metrics tell
+    data and accuracy. The entry goes to the registry of -C, else to the last one of KZOO_REGISTRY, else to
     your own in the user's configuration folder.
     """
     from kzoo.local import add_model

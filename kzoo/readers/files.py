@@ -135,8 +135,10 @@ def _config(path: Path) -> tuple[tuple[str, ...], int | None, tuple[int, ...] | 
     config = parse_object(read_bounded(path, _MOST_CONFIG), f"{path} cannot be used", _MOST_CONFIG)
     pretrained = config.get("pretrained_cfg")
     nested = pretrained if isinstance(pretrained, dict) else {}
+    arguments = config.get("model_args")
+    given = arguments if isinstance(arguments, dict) else {}
     name = config.get("architecture", nested.get("architecture"))
-    classes = config.get("num_classes", nested.get("num_classes"))
+    classes = config.get("num_classes", nested.get("num_classes", given.get("num_classes")))
     size = nested.get("input_size", config.get("input_size"))
     sized = isinstance(size, list) and len(size) == 3 and all(type(axis) is int and axis > 0 for axis in size)
     known = type(classes) is int and classes >= 0

@@ -1,4 +1,4 @@
-"""Small networks by name, of five families: for experiments that must end within minutes on a processor.
+"""Small networks by name, of six families: for experiments that must end within minutes on a processor.
 
 A name is ``FAMILY-DEPTHxWIDTH``: blocks (or convolutions) per stage, and channels of the first stage. Convolutional
 networks have three stages, each with twice the channels of the one before and half its resolution, then the mean over all
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import string
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
@@ -18,7 +19,7 @@ from timm.models.convnext import ConvNeXtStage
 from timm.models.efficientnet import EfficientNet
 from timm.models.resnet import BasicBlock
 from timm.models.vision_transformer import VisionTransformer
-from torch import nn
+from torch import Tensor, cat, nn
 
 from kzoo.errors import InputError
 
@@ -98,6 +99,45 @@ def _vgg(depth: int, width: int, classes: int, channels: int) -> nn.Module:
     return _he(_named(features=nn.Sequential(*layers), classifier=head))
 
 
+def _normed_conv(before: int, after: int, kernel: int, stride: int = 1) -> nn.Module:
+    return _named(
+        conv=nn.Conv2d(before, after, kernel, stride=stride, padding=kernel // 2, bias=False),
+        bn=nn.BatchNorm2d(after),
+        act=nn.ReLU(inplace=True),
+    )
+
+
+class _Inception(nn.Module):
+    """Four branches side by side, each a quarter of the output; they run in the order in which they are registered.
+
+    GoogLeNet's module, with batch normalisation, under the names that torchvision gives it.
+    """
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        part = after // 4
+        self.branch1 = _normed_conv(before, part, 1)
+        self.branch2 = nn.Sequential(_normed_conv(before, part, 1), _normed_conv(part, part, 3))
+        self.branch3 = nn.Sequential(_normed_conv(before, part, 1), _normed_conv(part, part, 5))
+        self.branch4 = nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), _normed_conv(before, part, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return cat([branch(images) for branch in self.children()], dim=1)
+
+
+def _inception(depth: int, width: int, classes: int, channels: int) -> nn.Module:
+    parts: dict[str, nn.Module] = {"conv1": _normed_conv(channels, width, 3, stride=2)}
+    before = width
+    for stage, after in enumerate(_widths(width), 1):
+        if stage > 1:
+            parts[f"maxpool{stage - 1}"] = nn.MaxPool2d(2)
+        for letter in string.ascii_lowercase[:depth]:
+            parts[f"inception{stage}{letter}"] = _Inception(before, after)
+            before = after
+    head = {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(before, classes)}
+    return _he(_named(**parts, **head))
+
+
 def _mobilenet(depth: int, width: int, classes: int, channels: int) -> nn.Module:
     stages = [f"ds_r1_k3_s1_c{width}", *(f"ir_r{depth}_k3_s2_e3_c{after}" for after in _widths(width)[1:])]
     network: nn.Module = EfficientNet(
@@ -154,6 +194,10 @@ def _vit(depth: int, width: int, classes: int, channels: int) -> nn.Module:
 _FAMILIES: Mapping[str, tuple[Callable[[int, int, int, int], nn.Module], str]] = {
     "resnet": (_resnet, "residual: 3 stages of {depth} basic blocks of timm's, {width} to {widest} channels"),
     "vgg": (_vgg, "plain: 3 stages of {depth} convolutions with batch normalisation, {width} to {widest} channels"),
+    "inception": (
+        _inception,
+        "parallel branches: 3 stages of {depth} Inception modules, {width} to {widest} channels",
+    ),
     "mobilenet": (_mobilenet, "inverted residuals of timm's, {depth} per stage, {width} to {widest} channels"),
     "convnext": (
         _convnext,
@@ -164,6 +208,7 @@ _FAMILIES: Mapping[str, tuple[Callable[[int, int, int, int], nn.Module], str]] =
 _LISTED = (
     *("resnet-1x16", "resnet-2x16", "resnet-3x16", "resnet-2x12", "resnet-2x24"),
     *("vgg-2x16", "vgg-3x16"),
+    *("inception-1x32", "inception-2x32"),
     *("mobilenet-1x16", "mobilenet-2x16", "mobilenet-3x16", "mobilenet-2x12"),
     *("convnext-1x16", "convnext-2x16"),
     *("vit-2x48", "vit-4x48"),

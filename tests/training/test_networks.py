@@ -35,6 +35,8 @@ def test_every_network_reads_images_and_learns_in_all_its_parameters(name: str) 
         ("resnet-2x24", 392_242, 12, 31),
         ("vgg-2x16", 72_666, 4, 13),
         ("vgg-3x16", 121_274, 4, 19),
+        ("inception-1x16", 15_402, 11, 39),
+        ("inception-2x32", 127_146, 14, 75),
         ("mobilenet-2x16", 58_618, 12, 33),
         ("convnext-2x16", 101_370, 17, 22),
         ("vit-2x48", 40_186, 11, 10),
@@ -51,6 +53,26 @@ def test_the_first_networks_parameters_by_hand() -> None:
     stages = [2 * 9 * w**2 + 4 * w]
     stages += [9 * c * c // 2 + 9 * c**2 + 4 * c + c * c // 2 + 2 * c for c in (2 * w, 4 * w)]
     assert stem + sum(stages) + head == 77_754
+
+
+def test_the_parameters_of_an_inception_by_hand() -> None:
+    def module(before: int, part: int) -> int:
+        return 4 * before * part + (9 + 25) * part**2 + 6 * 2 * part
+
+    stem, head = 9 * 16 + 2 * 16, 10 * 64 + 10
+    assert stem + module(16, 4) + module(16, 8) + module(32, 16) + head == 15_402
+
+
+def test_an_inception_module_puts_its_branches_one_after_the_other() -> None:
+    network = made("inception-2x8").eval()
+    images = torch.randn(2, 8, 5, 5)
+    module = network.get_submodule("inception1b")
+    outputs = [module.get_submodule(f"branch{number}")(images) for number in (1, 2, 3, 4)]
+    assert [output.shape for output in outputs] == [(2, 2, 5, 5)] * 4
+    assert torch.equal(module(images), torch.cat(outputs, dim=1))
+    # Each is a block of its own: six convolutions with normalisation and activation, and the pooling.
+    blocks = [item for item in kzoo.architecture(network).items if isinstance(item, tuple)]
+    assert [len(block) for block in blocks] == [6 * 3 + 1] * 6
 
 
 def test_matchings_have_known_values() -> None:
