@@ -197,7 +197,7 @@ def _sentence(model: type[BaseModel], found: _Found, what: str) -> str:
         return f"is missing: add it{meaning}"
     if found.kind == RULE:
         return str(found.details[0]["msg"])
-    said = " or ".join(dict.fromkeys(map(_expectation, found.details)))
+    said = " or ".join(dict.fromkeys(map(_expectation, found.details))).replace(" or expected ", " or ")
     return f"{said}{meaning}, found {shown(found.details[0]['input'])}"
 
 
