@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from kzoo.errors import InputError
 from kzoo.reporting.data import json_text, to_data
 from kzoo.reporting.reading import find_root, read_report
+from kzoo.reporting.results import read_results
 from kzoo.reporting.words import numbers
 from tests.reporting.planted import EXPECTED, METRICS, about, claim, figure, found, plant, results, write
 
@@ -86,6 +87,13 @@ def test_the_data_has_the_promised_keys(tmp_path: Path) -> None:
     }
     gamma = data["papers"][2]
     assert (gamma["profile"], gamma["environment"], gamma["claims"][0]["value"]) == (None, {}, None)
+
+
+def test_the_example_of_the_docs_is_read(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "claims.md").read_text()
+    path = tmp_path / "metrics.json"
+    path.write_text(page.partition("```json\n")[2].partition("```")[0])
+    assert read_results(path, "dpiat", {"faster-start": "ratio"}).figures[0].y.log
 
 
 def test_digits_show_on_which_side_of_the_threshold_a_number_is() -> None:
