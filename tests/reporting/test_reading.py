@@ -128,7 +128,7 @@ def bars(x: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("metrics", "sentence"),
     [
-        ({"claims": {"fast": one(value="2")}}, "claims.fast.value: expected a number, found '2'"),
+        ({"claims": {"fast": one(value="2e0")}}, "claims.fast.value: expected a number, found '2e0'"),
         ({"claims": {"fast": one(value=float("nan"))}}, "claims.fast.value: expected a finite number, found NaN"),
         ({"claims": {"fast": one(high=float("inf"))}}, "claims.fast.high: expected a finite number, found Infinity"),
         ({"environment": {"x": [-float("inf")]}}, "environment.x.0: expected a finite number, found -Infinity"),
@@ -145,6 +145,7 @@ def bars(x: Any) -> dict[str, Any]:
         ({"figures": [figure("pie")]}, "figures.0.kind: expected 'scatter', 'lines' or 'bars', found 'pie'"),
         ({"figures": [bars(3)]}, "figures.0: the x of bars must be text, found 3.0"),
         ({"figures": [bars(None)]}, "figures.0.series.0.points.0.x: expected a number or text, found nothing"),
+        ({"figures": [bars({"a": 1})]}, "figures.0.series.0.points.0.x: expected a number or text, found fields with values"),
         ({"figures": [figure("lines", y={"label": "y", "log": True}, lines=[{"at": -1, "axis": "y"}])]},
          "figures.0: a logarithmic y axis needs numbers above 0, and there are others"),
         ({"tables": [{"title": "t", "columns": ["a", "b"], "rows": [["1"]]}]}, "tables.0: has 2 columns, and a row of 1 cells"),
