@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,6 +18,8 @@ Verdict = Literal["reproduced", "not reproduced", "inconclusive", "not run"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 Comparison = Literal["at least", "above", "at most", "below"]
 Profile = Literal["tiny", "default", "gpu", "paper"]
+#: A number whose distance to any other is one too.
+Number = Annotated[float, Field(ge=-1e100, le=1e100)]
 
 
 class MetricKind(NamedTuple):
@@ -51,7 +53,7 @@ class Claim(_Part):
     metric: str = Field(description="One of the study's metrics")
     of: dict[str, Any] = Field(default={}, description="The metric's options")
     comparison: Comparison = Field(description="How the metric must stand to the threshold")
-    threshold: float = Field(description="The number that the metric is compared with")
+    threshold: Number = Field(description="The number that the metric is compared with")
     unit: str = Field(description="Of the threshold, which must be the metric's")
     seeds: int = Field(ge=1, description="How many seeds the paper, or this study, uses")
     needs: str | None = Field(default=None, min_length=1, description="What is missing where it is not run")

@@ -74,7 +74,7 @@ class Document:
         """
         data = at(self.data, keys) if data is None else data
         try:
-            return model.model_validate(_with_numbers(model, data))
+            return model.model_validate(data if self.plain is None else _with_numbers(model, data))
         except ValidationError as error:
             found = _first(model, data, error, lambda inner: self.line((*keys, *inner)))
             sentence = _sentence(model, found, self.what)
@@ -146,7 +146,7 @@ def _first(model: type[BaseModel], data: Any, error: ValidationError, line: Call
     """The fault that stands first in the file."""
     places: dict[Keys, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
-        places.setdefault(_place(data, detail["loc"]), []).append(detail)
+        places.setdefault(_place(data, detail), []).append(detail)
     found = [_Found(keys, details[0]["type"], tuple(details)) for keys, details in places.items()]
     unknown = [fault.keys for fault in found if fault.kind == "extra_forbidden"]
     # A misspelled field is both unknown and missing.
@@ -157,16 +157,14 @@ def _first(model: type[BaseModel], data: Any, error: ValidationError, line: Call
     )
 
 
-def _place(data: Any, loc: tuple[int | str, ...]) -> Keys:
+def _place(data: Any, detail: ErrorDetails) -> Keys:
     """Where in the data a fault is: pydantic also names the alternatives of a type, which are no place."""
     keys: list[str | int] = []
-    for position, key in enumerate(loc):
+    for key in detail["loc"]:
         if _leads(data, key):
             data = data[key]
-        elif not (isinstance(data, dict) and position == len(loc) - 1):
-            continue
-        keys.append(key)
-    return tuple(keys)
+            keys.append(key)
+    return (*keys, detail["loc"][-1]) if detail["type"] == "missing" else tuple(keys)
 
 
 def _leads(data: Any, key: int | str) -> bool:
@@ -178,7 +176,7 @@ def _with_numbers(model: type[BaseModel], data: Any) -> Any:
     try:
         model.model_validate(data)
     except ValidationError as error:
-        places = {_place(data, detail["loc"]) for detail in error.errors() if detail["type"] == "float_type"}
+        places = {_place(data, detail) for detail in error.errors() if detail["type"] == "float_type"}
         places = {keys for keys in places if isinstance(at(data, keys), str) and _EXPONENT.fullmatch(at(data, keys))}
         data = copy.deepcopy(data) if places else data
         for keys in places:
@@ -197,7 +195,7 @@ def _sentence(model: type[BaseModel], found: _Found, what: str) -> str:
         return f"is missing: add it{meaning}"
     if found.kind == RULE:
         return str(found.details[0]["msg"])
-    said = " or ".join(dict.fromkeys(map(_expectation, found.details)))
+    said = " or ".join(dict.fromkeys(map(_expectation, found.details))).replace(" or expected ", " or ")
     return f"{said}{meaning}, found {shown(found.details[0]['input'])}"
 
 

@@ -57,14 +57,21 @@ class _Ratio(_Strict):
     arm: str
     against: str = "random"
     epoch: int
-    tolerance: float = 0.0
 
 
 class _Points(_Strict):
+    margin: float = 0.0
+
+
+class _Nothing(_Strict):
     pass
 
 
-METRICS = {"ratio": MetricKind("ratio", _Ratio), "points": MetricKind("points", _Points)}
+METRICS = {
+    "ratio": MetricKind("ratio", _Ratio),
+    "points": MetricKind("points", _Points),
+    "pairs": MetricKind("points", _Nothing),
+}
 
 
 def fault(tmp_path: Path, content: str | bytes) -> str:
@@ -90,11 +97,21 @@ def test_a_file_is_read(tmp_path: Path) -> None:
 
 def test_what_is_read_can_be_written_and_read_again(tmp_path: Path) -> None:
     path = tmp_path / "claims.yaml"
-    path.write_text("\ufeff" + TEXT.replace("epoch: 4}", "epoch: 4, tolerance: 1e-3}"))
+    path.write_text("\ufeff" + TEXT.replace("metric: points", "metric: points\n    of: {margin: 1e-3}"))
     claims = read_claims(path, METRICS)
-    assert claims.claims[0].of["tolerance"] == 0.001
+    assert claims.claims[1].of == {"margin": 0.001}
     path.write_text(yaml.safe_dump(claims.model_dump(exclude_none=True), sort_keys=False))
     assert read_claims(path, METRICS) == claims
+
+
+def test_the_example_of_the_docs_is_read_and_its_faults_are_as_shown(tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "claims.md").read_text()
+    example = page.partition("```yaml\n")[2].partition("```")[0]
+    path = tmp_path / "claims.yaml"
+    path.write_text(example)
+    assert read_claims(path, METRICS).claims[0].of["epoch"] == 50
+    for old, new in (("unit: ratio", "unit: points"), ("epoch: 50", "epoc: 50")):
+        assert f"claims.yaml:{fault(tmp_path, example.replace(old, new))}\n" in page
 
 
 def test_a_number_without_a_dot_is_a_number(tmp_path: Path) -> None:
@@ -122,7 +139,7 @@ def test_a_number_without_a_dot_is_a_number(tmp_path: Path) -> None:
             "a threshold means nothing without it, and the metric is in 'points'",
         ),
         ("unit: ratio", "unit: points", "18: claims.0.unit: expected 'ratio', the unit of the metric ratio, found 'points'"),
-        ("metric: ratio", "metric: ratoi", "14: claims.0.metric: 'ratoi' is no metric of the studies; nearest: ratio, points"),
+        ("metric: ratio", "metric: ratoi", "14: claims.0.metric: 'ratoi' is no metric of the studies; nearest: ratio, pairs, points"),
         (
             "comparison: at least",
             "comparison: atleast",
@@ -133,13 +150,13 @@ def test_a_number_without_a_dot_is_a_number(tmp_path: Path) -> None:
             "comparision: above",
             "26: claims.1.comparision: is no field of a paper's claims; nearest: comparison, metric, setting",
         ),
-        ("epoch: 4", "epoc: 4", "15: claims.0.of.epoc: is no field of the metric ratio; nearest: epoch, tolerance, arm"),
+        ("epoch: 4", "epoc: 4", "15: claims.0.of.epoc: is no field of the metric ratio; nearest: epoch, arm, against"),
         ("epoch: 4", "epoch: 4.5", "15: claims.0.of.epoch: expected a whole number, found 4.5"),
         ("arm: paper, ", "", "15: claims.0.of.arm: is missing: add it"),
         ("of: {arm: paper, against: random, epoch: 4}", "of: {}", "15: claims.0.of.arm: is missing: add it"),
         ("    of: {arm: paper, against: random, epoch: 4}\n", "", "8: claims.0.of.arm: is missing: add it"),
         ("of: {arm: paper, against: random, epoch: 4}", "of: 4", "15: claims.0.of: expected fields with values, found 4"),
-        ("metric: points", "metric: points\n    of: {x: 1}", "26: claims.1.of.x: is no field of the metric points; it has none, so remove it"),
+        ("metric: points", "metric: pairs\n    of: {x: 1}", "26: claims.1.of.x: is no field of the metric pairs; it has none, so remove it"),
         ("id: no-harm", "id: faster-start", "20: claims.1.id: 'faster-start' is the id of line 8 too: give it another"),
         (
             "id: no-harm",

@@ -27,10 +27,12 @@ from safetensors.torch import save_file
 import kzoo
 from docs.commands import PAGE, page
 from kzoo import facade
+from kzoo.claims import VERDICTS, Claim, Claims
 from kzoo.cli.main import cli, run
 from kzoo.layers import EXTENDED_KINDS
 from kzoo.paths import registry_directory
 from kzoo.plots.matching import matching_svg
+from kzoo.reporting.results import Found, Results
 from kzoo.search import Recommendation, Row
 
 ROOT = Path(__file__).parent.parent
@@ -198,6 +200,13 @@ def test_every_key_of_a_comparison_is_explained(monkeypatch: pytest.MonkeyPatch)
     keys = json.loads(output[output.index("{") :])
     assert keys["matched_layers"] == 73
     assert {key for key in keys if f"`{key}`" not in text} == set()
+
+
+def test_every_field_of_a_claim_and_every_key_of_a_report_is_explained() -> None:
+    text = PAGES["docs/claims.md"].read_text()
+    names = {*Claims.model_fields, *Claim.model_fields, *Results.model_fields, *Found.model_fields}
+    assert {name for name in names if f"`{name}`" not in text and f'"{name}"' not in text} == set()
+    assert {verdict for verdict in VERDICTS if f"`{verdict}`" not in text} == set()
 
 
 def test_every_kind_of_the_extended_measure_is_explained() -> None:

@@ -47,3 +47,21 @@ def test_it_recommends_from_any_folder(environment: Path, tmp_path: Path) -> Non
     assert (refused.returncode, "install torch, timm and torchvision" in refused.stderr) == (2, True)
     installed = {entry["name"] for entry in json.loads(run(str(environment / "pip"), "list", "--format=json").stdout)}
     assert not installed & {"torch", "timm", "torchvision", "huggingface_hub", "dvc"}
+
+
+def test_it_reports_and_has_the_pages_template(environment: Path, tmp_path: Path) -> None:
+    assert list(environment.parent.glob("lib/python*/site-packages/kzoo/reporting/page.html.j2"))
+    # The modules of a report need none of the extras; the page says what it needs.
+    script = """
+import sys
+from kzoo.reporting import data, markdown, text
+from kzoo.reporting.page import html
+from kzoo.reporting.reading import Report
+print(text.text(Report(())))
+html(Report(()))
+"""
+    done = subprocess.run(
+        [environment / "python", "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.stdout.startswith("0 claims of 0 papers")
+    assert "pip install 'kzoo[pipelines]'" in done.stderr

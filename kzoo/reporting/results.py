@@ -9,9 +9,10 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 from pydantic_core import PydanticCustomError
 
-from kzoo.claims import Interval, Profile
+from kzoo.claims import Interval, Number, Profile
 from kzoo.faults import RULE, read_json
 from kzoo.plots.text import clean
+from kzoo.reporting.scales import SMALLEST
 
 _MOST_BYTES = 20_000_000
 # Nothing that would lead out of the repository, or be more than the name of a file.
@@ -42,9 +43,9 @@ class _Part(BaseModel):
 class Found(_Part):
     """What was found of one claim's metric, from how much, and the file that holds the single runs."""
 
-    value: float
-    low: float | None = Field(description="The lower end of the 95 % interval, or null")
-    high: float | None = Field(description="The upper end of the 95 % interval, or null")
+    value: Number
+    low: Number | None = Field(description="The lower end of the 95 % interval, or null")
+    high: Number | None = Field(description="The upper end of the 95 % interval, or null")
     unit: _Text
     counts: dict[_Text, int] = Field(default={})
     file: Annotated[str, AfterValidator(_inside)]
@@ -66,10 +67,10 @@ class Found(_Part):
 class Point(_Part):
     """One point of a series, perhaps with an interval; in bars, x is the name of what stands there."""
 
-    x: float | _Text
-    y: float
-    low: float | None = None
-    high: float | None = None
+    x: Number | _Text
+    y: Number
+    low: Number | None = None
+    high: Number | None = None
     label: _Text = ""
 
 
@@ -90,7 +91,7 @@ class Axis(_Part):
 class Mark(_Part):
     """A line across a figure at a value of one of its axes."""
 
-    at: float
+    at: Number
     axis: Literal["x", "y"]
     label: _Text = ""
 
@@ -125,7 +126,7 @@ class Figure(_Part):
         for name, axis in (("x", self.x), ("y", self.y)):
             values = [getattr(point, name) for point in self.points]
             values += [mark.at for mark in self.lines if mark.axis == name]
-            if axis.log and any(isinstance(value, str) or value <= 0 for value in values):
+            if axis.log and any(isinstance(value, str) or value < SMALLEST for value in values):
                 raise PydanticCustomError(
                     RULE, "a logarithmic {name} axis needs numbers above 0, and there are others", {"name": name}
                 )

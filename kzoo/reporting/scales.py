@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+#: Logarithmic axes begin here.
+SMALLEST = 1e-100
 #: The share of an axis that stays free beside the outermost values.
 _ROOM = 0.05
 _TICKS = 8
@@ -40,7 +42,7 @@ class Scale:
 
 def scale(values: Iterable[float], start: float, end: float, log: bool = False, base: float | None = None) -> Scale:
     """The axis that holds all the values, with some room; or that starts at ``base``, where bars stand."""
-    found = [value for value in values if value > 0 or not log]
+    found = [value for value in values if value >= SMALLEST or not log]
     low, high = min(found, default=1.0 if log else 0.0), max(found, default=2.0 if log else 1.0)
     if base is not None and not log:
         low, high = min(low, base), max(high, base)
@@ -63,17 +65,16 @@ def _linear_ticks(low: float, high: float) -> list[float]:
     rough = (high - low) / _TICKS
     unit = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * unit for factor in _STEPS if factor * unit >= rough * (1 - 1e-9))
-    # Whole multiples, so that 0.3 is not 0.30000000000000004.
-    return [
-        round(index * step, 12) for index in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
-    ]
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    # Rounded, so that 0.3 is not 0.30000000000000004.
+    return [float(f"{index * step:.12g}") for index in range(first, last + 1)]
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     stride = math.ceil(len(decades) / _TICKS)
     for steps in _LOG_STEPS:
-        ticks = [step * 10.0**decade for decade in decades[::stride] for step in steps]
+        ticks = [step * 10.0**decade for decade in decades if decade % stride == 0 for step in steps]
         ticks = [tick for tick in ticks if low <= tick <= high]
         if len(ticks) <= _TICKS + 1:
             break
