@@ -140,6 +140,9 @@ def _ratio_at_every_rate(results: Results, claim: Claim) -> tuple[Interval, int]
     """The smallest ratio over the rates of the sweep; pairs and seeds are drawn anew, rates are not."""
     of = RatesOptions.model_validate(claim.of)
     results.require(claim, of.epoch, of.arm, of.against)
+    swept = {RANDOM, *(row["arm"] for row in results.sweep["runs"])}
+    if odd := {of.arm, of.against} - swept:
+        raise InputError(f"claim {claim.id} needs runs of {min(odd)} in the sweep: add it to sweep.arms in params.yaml")
     rates = _ratios_by_rate(results, of.arm, of.against, of.epoch)
 
     def smallest(pairs: _Indices, seeds: _Indices) -> float:
@@ -160,8 +163,6 @@ def _ratios_by_rate(results: Results, arm: str, against: str, epoch: int) -> dic
 
     def accuracies(rate: float, pair: Pair, which: str) -> Array:
         key = (rate, None if which == RANDOM else pair.source, pair.target, which)
-        if key not in runs:
-            raise InputError(f"the sweep has no runs of the arm {which}: add it to sweep.arms in params.yaml")
         return np.array(runs[key])
 
     return {
