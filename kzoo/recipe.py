@@ -6,29 +6,23 @@ there are any, threads. The same recipe gives the same bytes on one class of mac
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
-import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 import kzoo
-from kzoo.errors import InputError
-from kzoo.plain_yaml import read_plain
-from kzoo.readers.safetensors import read_bounded
+from kzoo.faults import read_yaml
 from kzoo.training.settings import TrainingSettings
 
-_MOST_BYTES = 1_000_000
 _SHA256 = r"^[0-9a-f]{64}$"
 _VERSION = 1
 _IMAGE_FOLDER = "imagefolder:"
-_EXPONENT = re.compile(r"\d+(\.\d*)?[eE][+-]?\d+", re.ASCII)
 _LIBRARIES = ("torch", "torchvision", "timm")
 
 
@@ -126,49 +120,7 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         InputError: it cannot be read, is no plain YAML, or a field is missing, unknown or wrong: with its line.
     """
-    text = read_bounded(path, _MOST_BYTES).decode("utf-8", errors="replace")
-    plain = read_plain(text)
-    if plain.blemishes:
-        blemish = plain.blemishes[0]
-        raise InputError(f"{path}:{blemish.line}: {blemish.problem}")
-    if isinstance(plain.data, dict) and isinstance(plain.data.get("training"), dict):
-        plain.data["training"] = {key: _number(value) for key, value in plain.data["training"].items()}
-    if not isinstance(plain.data, dict):
-        raise InputError(f"{path} is no recipe: expected fields such as sources, target and method")
-    try:
-        return Recipe.model_validate(plain.data)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        keys = tuple(fault["loc"])
-        raise InputError(f"{path}:{plain.line(keys)}: {_spell(keys, fault)}") from None
-
-
-def _number(value: Any) -> Any:
-    """1e-3 as the number that people mean; YAML takes it for text, since it has no dot."""
-    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
-
-
-def _spell(keys: tuple[int | str, ...], fault: Any) -> str:
-    field = ".".join(map(str, keys))
-    if fault["type"] == "extra_forbidden":
-        section = _section_at(keys[:-1])
-        near = difflib.get_close_matches(str(keys[-1]), section, n=3, cutoff=0.0)
-        return f"{field} is no field of a recipe; nearest: {', '.join(near)}"
-    if fault["type"] == "missing":
-        return f"{field} is missing"
-    return f"{field}: {fault['msg']}, found {fault['input']!r:.60}"
-
-
-def _section_at(keys: tuple[int | str, ...]) -> list[str]:
-    sections: dict[str, type[BaseModel]] = {
-        "sources": SourceSection,
-        "target": TargetSection,
-        "plan": PlanSection,
-        "recalibrate": DataSection,
-        "data": DataSection,
-        "training": TrainingSettings,
-    }
-    return list(sections.get(str(keys[0]) if keys else "", Recipe).model_fields)
+    return read_yaml(path, "a recipe").validated(Recipe)
 
 
 def recipe_text(recipe: Recipe) -> str:
