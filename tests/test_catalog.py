@@ -534,12 +534,20 @@ def test_the_digest_sees_names_and_contents(folder: Path) -> None:
 
 def test_the_registry_that_ships() -> None:
     families = load_registry(registry_directory())
-    architectures = {library: [] for library in ("timm", "torchvision")}
+    architectures = {library: [] for library in ("timm", "torchvision", "local")}
     for family in families:
         architectures[family.library] += family.architectures
-    assert {library: len(entries) for library, entries in architectures.items()} == {"timm": 1371, "torchvision": 80}
+    assert {library: len(entries) for library, entries in architectures.items()} == {
+        "timm": 1371,
+        "torchvision": 80,
+        "local": 13,
+    }
     checkpoints = {library: [c for e in entries for c in e.checkpoints] for library, entries in architectures.items()}
-    assert {library: len(found) for library, found in checkpoints.items()} == {"timm": 1826, "torchvision": 115}
+    assert {library: len(found) for library, found in checkpoints.items()} == {
+        "timm": 1826,
+        "torchvision": 115,
+        "local": 13,
+    }
     assert sum(not entry.checkpoints for entry in architectures["timm"]) == 220
     # Each torchvision checkpoint carries an accuracy but VGG16's bare features.
     assert [c.id for c in checkpoints["torchvision"] if not c.metrics] == ["torchvision/vgg16.IMAGENET1K_FEATURES"]

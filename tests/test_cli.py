@@ -23,7 +23,7 @@ def test_recommend_prints_json_and_nothing_else(kzoo_command: Run) -> None:
     done = kzoo_command("recommend", "timm:resnet26d", "-k", "3", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     data = json.loads(done.stdout)
-    assert (data["target"], data["measure"], data["scanned"]) == ("timm:resnet26d", "symmetric", 1941)
+    assert (data["target"], data["measure"], data["scanned"]) == ("timm:resnet26d", "symmetric", 1954)
     assert data["elapsed_ms"] > 0
     first, second, _ = data["results"]
     assert (first["rank"], first["model"], first["similarity"], first["same"]) == (
@@ -102,7 +102,7 @@ def test_the_table_goes_to_stdout_and_hints_to_stderr(kzoo_command: Run) -> None
     ]
     assert lines[2].split()[:2] == ["1", "torchvision/vgg16.IMAGENET1K_V1"]
     assert "of the target's 16 layers find a partner" in done.stdout
-    assert "1,941 checkpoints of" in done.stderr
+    assert "1,954 checkpoints of" in done.stderr
     assert "Next: kzoo compare torchvision/vgg16.IMAGENET1K_V1 torchvision:vgg16 --classes 10" in done.stderr
 
 
@@ -321,9 +321,9 @@ def test_shell_completion(kzoo_command: Run) -> None:
 
 def test_registry_commands_print_json(kzoo_command: Run) -> None:
     checked = json.loads(kzoo_command("registry", "check", "--json").stdout)
-    assert checked == {"files": 115, "architectures": 1451, "checkpoints": 1941, "faults": []}
+    assert checked == {"files": 128, "architectures": 1464, "checkpoints": 1954, "faults": []}
     meta = json.loads(kzoo_command("index", "--check", "--json").stdout)
-    assert (meta["architectures"], meta["checkpoints"]) == (1451, 1941)
+    assert (meta["architectures"], meta["checkpoints"]) == (1464, 1954)
 
 
 def test_every_command_that_prints_data_can_print_json() -> None:

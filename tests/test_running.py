@@ -423,6 +423,49 @@ def test_a_small_network_is_trained_carried_over_and_loaded(command, tmp_path):
     assert stored.conv1.in_channels == 1
 
 
+def test_the_entry_of_a_result_tells_its_data_and_accuracy(command, tmp_path):
+    recipe = {
+        "target": {"model": "small:vgg-1x8", "classes": 10, "in_chans": 1},
+        "method": "random",
+        "data": {"task": "digits", "train": 200, "test": 40, "size": 16, "channels": 1},
+        "training": {"epochs": 1, "lr": 0.01, "threads": 1},
+    }
+    path, out, mine = tmp_path / "recipe.yaml", tmp_path / "trained", tmp_path / "mine"
+    path.write_text(yaml.safe_dump(recipe))
+    assert command("run", path, "--out", out)[0] == 0
+    code, said, _ = command("-C", mine, "add", out, "--json")
+    entry, accuracy = json.loads(said), json.loads((out / "metrics.json").read_text())["test"]["accuracy"]
+    assert (code, entry["exact"], entry["classes"], entry["input_size"]) == (0, True, 10, [1, 16, 16])
+    assert (entry["trained_on"], entry["metrics"]) == (["digits"], {"digits": {"accuracy": round(100 * accuracy, 3)}})
+    # What people say counts more; an untrained network has seen no data; other files of that name tell nothing.
+    said = command("-C", mine, "add", out, "--force", "--trained-on", "mine", "--json")[1]
+    assert json.loads(said)["trained_on"] == ["mine"]
+    path.write_text(yaml.safe_dump({key: value for key, value in recipe.items() if key != "training"}))
+    assert command("run", path, "--out", tmp_path / "tested")[0] == 0
+    entry = json.loads(command("-C", mine, "add", tmp_path / "tested", "--json")[1])
+    assert ("trained_on" in entry, list(entry["metrics"])) == (False, ["digits"])
+    for name, content in (("metrics.json", '{"test": {"accuracy": 7.5}}'), ("recipe.yaml", "flour: 500 g\n")):
+        (out / name).write_text(content)
+        entry = json.loads(command("-C", mine, "add", out, "--name", name, "--json")[1])
+        assert ("metrics" in entry, "trained_on" in entry) == (False, name == "metrics.json")
+
+
+def test_the_models_that_come_with_kzoo_are_sources_anywhere(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ("small:resnet-3x12", "--in-chans", 1, "--classes", 26)
+    _, _, said = command("recommend", *options, "--library", "local", "-k", 2)
+    line = "Next: kzoo transfer local/glyphs-resnet-2x12 small:resnet-3x12 --classes 26 --in-chans 1 --out start"
+    assert said.splitlines()[-1] == line
+    code, said, _ = command("transfer", "local:glyphs-resnet-2x12", *options, "--out", "start", "--json")
+    assert (code, json.loads(said)["overwritten"] > 0.9) == (0, True)
+    assert read_recipe(Path("start/recipe.yaml")).sources[0].path == "local:glyphs-resnet-2x12"
+    assert command("run", "start/recipe.yaml", "--out", "deeper/again")[0] == 0
+    assert Path("start/model.safetensors").read_bytes() == Path("deeper/again/model.safetensors").read_bytes()
+    # Nothing can be carried into a target that is known by its file.
+    _, _, said = command("recommend", "local:glyphs-resnet-2x12", "-k", 2)
+    assert said.splitlines()[-1] == "Next: kzoo compare local/glyphs-resnet-3x12 local:glyphs-resnet-2x12"
+
+
 def test_a_small_network_that_does_not_exist_is_refused(command, trained_file, tmp_path):
     code, _, said = command("transfer", trained_file, "small:resnet-0x8", "--out", tmp_path / "x")
     assert (code, "'resnet-0x8' is no small network" in said) == (2, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -38,12 +39,22 @@ def test_it_recommends_from_any_folder(environment: Path, tmp_path: Path) -> Non
     done = run(kzoo, "recommend", "timm:resnet26d", "--json")
     assert done.returncode == 0, done.stderr
     data = json.loads(done.stdout)
-    assert (data["scanned"], data["results"][1]["model"]) == (1941, "timm/resnet26t.ra2_in1k")
+    assert (data["scanned"], data["results"][1]["model"]) == (1954, "timm/resnet26t.ra2_in1k")
     # Another head is not in the index: the compiled full scan works without torch too.
     done = run(kzoo, "recommend", "timm:resnet26d", "--classes", "10", "-k", "1", "--json")
     assert json.loads(done.stdout)["results"][0]["model"] == "timm/resnet26d.bt_in1k"
-    assert run(kzoo, "registry", "check").stdout.startswith("115 files, 1,451 architectures")
+    assert run(kzoo, "registry", "check").stdout.startswith("128 files, 1,464 architectures")
     refused = run(kzoo, "recommend", "timm:resnet18", "--in-chans", "1")
+    assert (refused.returncode, "install torch, timm and torchvision" in refused.stderr) == (2, True)
+    # The small trained networks are in it, weights and all, and ranked by the index alone.
+    found = json.loads(run(kzoo, "recommend", "local:glyphs-resnet-2x12", "-k", "2", "--json").stdout)
+    assert [row["model"] for row in found["results"]] == ["local/glyphs-resnet-2x12", "local/glyphs-resnet-3x12"]
+    shown = json.loads(run(kzoo, "show", "local/glyphs-resnet-2x12", "--json").stdout)
+    where = [str(environment / "python"), "-c", "from kzoo.paths import registry_directory as d; print(d())"]
+    weights = Path(run(*where).stdout.strip(), shown["path"])
+    assert weights.is_relative_to(environment.parent) and weights.parts[-4] == "_registry"
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() == shown["sha256"]
+    refused = run(kzoo, "recommend", "small:resnet-2x12")
     assert (refused.returncode, "install torch, timm and torchvision" in refused.stderr) == (2, True)
     installed = {entry["name"] for entry in json.loads(run(str(environment / "pip"), "list", "--format=json").stdout)}
     assert not installed & {"torch", "timm", "torchvision", "huggingface_hub", "dvc"}
