@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format bench gain docs fuzz index verify clean
+.PHONY: demo test lint format bench gain docs fuzz index wiring verify clean
 
 demo: $(VENV)/.light  ## Install the light core and recommend a source for a network.
 	$(BIN)/kzoo recommend timm:resnet26d --exclude-same
@@ -44,6 +44,9 @@ fuzz: $(VENV)/.full  ## 100,000 hostile inputs, half a minute; writes benchmarks
 
 index: $(VENV)/.full  ## Compile the registry into the index, about two minutes.
 	$(BIN)/kzoo index
+
+wiring: $(VENV)/.full  ## Write every dvc.yaml from the studies' stages and the imports of their modules.
+	$(BIN)/python -m kzoo.studies.wiring
 
 verify: $(VENV)/.full  ## Slow checks: whole rankings, every head, a byte-identical rebuild. Writes benchmarks/results.
 	$(BIN)/python -m pytest -m slow -s

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from benchmarks.gain_study import (
@@ -30,10 +29,20 @@ from benchmarks.gain_study import (
     study_task,
 )
 from kzoo.methods import dpiat
+from kzoo.studies.statistics import (
+    RESAMPLES,
+    Array,
+    Interval,
+    arithmetic,
+    geometric,
+    log_ratio,
+    over_pairs,
+    over_seeds,
+    pearson,
+    spearman,
+)
 
 Pair = tuple[str, str]
-Interval = dict[str, float | None]
-Array = NDArray[np.float64]
 
 OURS = "full_state"
 CARRYING = tuple(arm for arm in ARMS if arm != RANDOM)
@@ -49,8 +58,6 @@ MEAN_GOAL, LOW_GOAL, LEVEL = 1.6, 1.3, 0.05
 BAND = (0.25, 0.6)
 #: Remedies are tried on so many of the pairs that fall short, the worst first, and on all pairs of dissimilar networks.
 MOST_REMEDIED = 4
-_FLOOR = 1e-3
-_RESAMPLES = 1999
 
 
 # Accuracies
@@ -102,7 +109,7 @@ class Finals:
     def log_ratios(self, pair: Pair, arm: str, epoch: int) -> Array:
         """Logarithms of the ratio to the random arm with the same seed: of initialisation and of the images' order."""
         ours, theirs = (self.accuracies(pair, which, epoch) for which in (arm, RANDOM))
-        return np.log(np.maximum(ours, _FLOOR)) - np.log(np.maximum(theirs, _FLOOR))
+        return log_ratio(ours, theirs)
 
     def differences(self, pair: Pair, arm: str, epoch: int) -> Array:
         return self.accuracies(pair, arm, epoch) - self.accuracies(pair, RANDOM, epoch)
@@ -116,52 +123,6 @@ class Finals:
 
 
 # Intervals and tests
-
-
-def over_seeds(values: Array) -> Interval:
-    """Mean with the 95 % interval of Student's t."""
-    mean = float(values.mean())
-    if len(values) < 2:
-        return {"mean": mean, "low": None, "high": None}
-    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
-    return {"mean": mean, "low": mean - half, "high": mean + half}
-
-
-def over_pairs(groups: Sequence[Array], of: Callable[[Array], Array]) -> Interval:
-    """The mean of ``of`` over pairs, with a 95 % bootstrap interval over groups of pairs and seeds together.
-
-    A group holds pairs x seeds. Seeds are drawn once for all pairs, for pairs share the random runs of a target; ``of``
-    makes a number for each pair from its row.
-    """
-
-    def mean(chosen: NDArray[np.int64], seeds: NDArray[np.int64]) -> float:
-        rows = np.concatenate([groups[one] for one in chosen])
-        return float(of(rows[:, seeds]).mean())
-
-    indices = (np.arange(len(groups)), np.arange(groups[0].shape[1]))
-    found: Interval = {"mean": mean(*indices), "low": None, "high": None}
-    if len(groups) < 2 or groups[0].shape[1] < 2:
-        return found
-    interval = stats.bootstrap(
-        indices,
-        mean,
-        n_resamples=_RESAMPLES,
-        vectorized=False,
-        method="percentile",
-        random_state=np.random.default_rng(0),
-    ).confidence_interval
-    return found | {"low": float(interval.low), "high": float(interval.high)}
-
-
-def geometric(rows: Array) -> Array:
-    """Of logarithms of ratios, each pair's ratio: the geometric mean over seeds."""
-    found: Array = np.exp(rows.mean(axis=1))
-    return found
-
-
-def arithmetic(rows: Array) -> Array:
-    found: Array = rows.mean(axis=1)
-    return found
 
 
 def below_zero(values: Array) -> float:
@@ -320,12 +281,6 @@ def _correlation(finals: Finals, scope: Scope, arm: str) -> dict[str, Any]:
     if len(ratios) < 5 or np.ptp(ratios) == 0:
         return {}
 
-    def pearson(x: Array, y: Array) -> float:
-        return float(stats.pearsonr(x, y).statistic) if np.ptp(x) and np.ptp(y) else 0.0
-
-    def spearman(x: Array, y: Array) -> float:
-        return float(stats.spearmanr(x, y).statistic) if np.ptp(x) and np.ptp(y) else 0.0
-
     found = {}
     for name, measure in (("pearson", pearson), ("spearman", spearman)):
         interval = stats.bootstrap(
@@ -333,7 +288,7 @@ def _correlation(finals: Finals, scope: Scope, arm: str) -> dict[str, Any]:
             measure,
             paired=True,
             vectorized=False,
-            n_resamples=_RESAMPLES,
+            n_resamples=RESAMPLES,
             method="percentile",
             random_state=np.random.default_rng(0),
         ).confidence_interval

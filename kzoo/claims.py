@@ -70,7 +70,7 @@ class Claims(_Part):
 
     paper: str = Field(min_length=1, description="A short name for people")
     title: str = Field(min_length=1, description="The paper's title")
-    link: str = Field(pattern=r"^https?://\S+$", description="Where the paper can be read")
+    link: str | None = Field(default=None, pattern=r"^https?://\S+$", description="Where the paper can be read")
     known: str = Field(min_length=1, description="What of the paper was at hand; reconstructions are called so")
     claims: list[Claim] = Field(min_length=1, description="One or more")
 

@@ -97,6 +97,9 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     state = dict(torchvision.models.resnet18(num_classes=10).state_dict())
     save_file(state, tmp_path / "model.safetensors")
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    # The tables of the pipelines' results are committed, their networks are not.
+    shutil.copytree(ROOT / "pipelines", tmp_path / "pipelines", ignore=only_tables)
+    shutil.copy(ROOT / "environment.yaml", tmp_path)
     faulty = tmp_path / "my-registry" / "timm" / "resnet.yaml"
     faulty.parent.mkdir(parents=True)
     faulty.write_text(FAULTY)
@@ -111,6 +114,12 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     before = written(registry_directory())
     yield tmp_path
     assert written(registry_directory()) == before
+
+
+def only_tables(folder: str, names: list[str]) -> list[str]:
+    """What of a folder of results is not in git."""
+    path = Path(folder)
+    return [name for name in names if name.startswith(".") or (path.name == "out" and (path / name).is_dir())]
 
 
 def written(folder: Path) -> dict[Path, int]:

@@ -44,7 +44,7 @@ def _paper(paper: PaperResult, base: str | None) -> list[str]:
     rows = [_row(result, base) for result in paper.claims]
     parts = [
         f"## {_plain(about.paper)}: {_plain(about.title)}",
-        f"<{quote(about.link, safe=':/?#[]@!$&()*+,;=%~')}>, {profile_text(paper)}. {_plain(about.known)}",
+        f"{_link(about.link)}{profile_text(paper)}. {_plain(about.known)}",
         _joined(headers, rows),
     ]
     if notes := [f"* {result.claim.id}: {_plain(result.claim.note)}" for result in paper.claims if result.claim.note]:
@@ -80,6 +80,10 @@ def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _joined(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (headers, ["---"] * len(headers), *rows))
+
+
+def _link(link: str | None) -> str:
+    return "" if link is None else f"<{quote(link, safe=':/?#[]@!$&()*+,;=%~')}>, "
 
 
 def _plain(text: str) -> str:

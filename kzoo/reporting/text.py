@@ -20,7 +20,8 @@ def text(report: Report) -> str:
 def _paper(paper: PaperResult) -> str:
     from tabulate import tabulate
 
-    head = f"{paper.about.paper}: {paper.about.title} ({profile_text(paper)})\n{paper.about.link}"
+    head = f"{paper.about.paper}: {paper.about.title} ({profile_text(paper)})"
+    head += f"\n{paper.about.link}" if paper.about.link else ""
     rows = [
         (
             result.verdict,

@@ -22,13 +22,10 @@ def carry_out(run: Run) -> None:
     metrics = run.table("metrics.json")
     name = run_name(published.source, published.target, published.arm)
     with run.new_output(MODEL) as folder:
-        copy_model(run.out / "models" / name, folder / MODEL)
-        card = folder / MODEL / CARD
+        copy_model(run.out / "models" / name, folder)
+        card = folder / CARD
         text = card.read_text(encoding="utf-8") + "\n" + "\n".join(study_section(claims, metrics)) + "\n"
         card.write_text(text, encoding="utf-8")
-        for path in sorted((folder / MODEL).iterdir()):
-            path.rename(folder / path.name)
-        (folder / MODEL).rmdir()
 
 
 def study_section(claims: Claims, metrics: Mapping[str, Any]) -> Iterator[str]:
@@ -36,7 +33,7 @@ def study_section(claims: Claims, metrics: Mapping[str, Any]) -> Iterator[str]:
     yield "## The study"
     yield ""
     yield (
-        f"This network is one run of kzoo's study of {claims.paper}, [{claims.title}]({claims.link}), in the profile "
+        f"This network is one run of kzoo's study of {claims.paper}, {_title(claims)}, in the profile "
         f"`{metrics['profile']}`. {' '.join(claims.known.split())}"
     )
     yield ""
@@ -44,6 +41,10 @@ def study_section(claims: Claims, metrics: Mapping[str, Any]) -> Iterator[str]:
     yield "| --- | --- | --- | --- |"
     for claim in claims.claims:
         yield _row(claim, metrics["claims"].get(claim.id))
+
+
+def _title(claims: Claims) -> str:
+    return claims.title if claims.link is None else f"[{claims.title}]({claims.link})"
 
 
 def _row(claim: Claim, found: Mapping[str, Any] | None) -> str:

@@ -35,8 +35,8 @@ def zoo_folder(name: str) -> Path:
 
 
 def copy_model(origin: Path, folder: Path) -> None:
-    """Copy a model folder; its recipe leads to the same files from there."""
-    shutil.copytree(origin, folder)
+    """Copy a model folder into a new or an empty one; its recipe leads to the same files from there."""
+    shutil.copytree(origin, folder, dirs_exist_ok=True)
     recipe = moved(read_recipe(origin / RECIPE), origin, folder)
     if recipe.plan is not None:
         recipe = recipe.model_copy(update={"plan": recipe.plan.model_copy(update={"path": PLAN})})

@@ -116,7 +116,7 @@ _ZOO = (
     Stage(
         "train",
         "kzoo.studies.zoo.trainings",
-        ("networks",),
+        ("networks", "epochs"),
         tables=("train.json",),
         cached=("models",),
         files=("../../registry/zoo",),

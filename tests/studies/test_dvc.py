@@ -110,6 +110,18 @@ def test_two_runs_at_once_do_not_spoil_each_other(tmp_path, copied_project):
     assert (project.root / "pipelines/zoo/out/train.json").read_bytes() == ours
 
 
+def test_a_source_that_is_missing_is_told_in_one_sentence(tmp_path, copied_project):
+    project = copied_project(tmp_path / "project")
+    missing = "registry/zoo/digits-vgg-1x8/model.safetensors"
+    (project.root / missing).unlink()
+    done = project.run("dvc", "repro", "pipelines/zoo/dvc.yaml:train")
+    assert done.returncode != 0
+    errors = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1 and missing in errors[0] and "local:digits-vgg-1x8" in errors[0]
+    assert "Traceback" not in done.stderr
+    assert not list((project.root / "pipelines/zoo").glob("out/*"))
+
+
 def test_the_report_at_the_root_pulls_the_pipelines_in(project):
     dag = project.run("dvc", "dag", "--mermaid", "report").stdout
     nodes = set(re.findall(r'\["(.+)"\]', dag))

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from kzoo.errors import InputError
 from kzoo.studies.params import profile_names, read_study
@@ -32,6 +33,9 @@ def test_every_profile_of_every_study_reads(folder):
     for name in profile_names(folder):
         study = read_study(folder, name)
         assert (study.profile_name, study.kind in STAGES) == (name, True)
+        # DVC refuses to run a stage of which a parameter is missing, where null would do.
+        given = yaml.safe_load(folder.read_text())["profiles"][name]
+        assert all(key in given for stage in study.stages for key in stage.params)
     assert read_study(folder.parent).profile_name == "default"
 
 

@@ -13,7 +13,7 @@ from kzoo.studies.sections import NAME
 class Profile(Section):
     """A profile of ``params.yaml``: the networks of the zoo that are trained again, and for how many epochs.
 
-    Without ``epochs`` a network is trained for as many as its recipe says.
+    With no ``epochs`` (null) a network is trained for as many as its recipe says.
     """
 
     networks: list[Annotated[str, StringConstraints(pattern=NAME)]] = Field(min_length=1)
