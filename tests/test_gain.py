@@ -15,8 +15,10 @@ import torch
 import kzoo
 from benchmarks import gain, gain_report, gain_study, gain_tables
 from benchmarks.gain_plot import draw
-from benchmarks.gain_report import below_zero, geometric, holm, over_pairs, over_seeds, summarise, to_be_remedied
+from benchmarks.gain_report import below_zero, holm, summarise, to_be_remedied
 from benchmarks.gain_study import ARMS, PAIRS, REMEDIES, Run, Scope, Way, carry, edited, picked_rates, run_key
+from kzoo.studies import statistics
+from kzoo.studies.statistics import geometric, over_pairs, over_seeds
 from kzoo.training.networks import small_network
 
 SCOPE = Scope(pairs=2, seeds=2)
@@ -59,7 +61,8 @@ def made_up() -> list[gain_study.Record]:
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gain_report, "_RESAMPLES", 199)
+    for module in (gain_report, statistics):
+        monkeypatch.setattr(module, "RESAMPLES", 199)
 
 
 # The design
