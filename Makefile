@@ -35,8 +35,9 @@ gain: $(VENV)/.bench  ## Does a good start help? At most an hour on two cores; r
 	$(BIN)/python -m benchmarks.gain
 	$(BIN)/python -m benchmarks.gain_tables
 
-docs: $(VENV)/.light  ## Write docs/commands.md from the commands' help, and the README's picture.
+docs: $(VENV)/.full  ## Write docs/commands.md from the commands' help, the verdicts of claims, and the README's picture.
 	$(BIN)/python -m docs.commands
+	$(BIN)/python -m docs.verdicts
 	$(BIN)/kzoo compare timm:resnet18 timm:resnet26d --plot docs/matching.svg
 
 fuzz: $(VENV)/.full  ## 100,000 hostile inputs, half a minute; writes benchmarks/results/fuzz.json.

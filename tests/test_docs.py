@@ -25,6 +25,7 @@ from click import Context
 from safetensors.torch import save_file
 
 import kzoo
+from docs import verdicts
 from docs.commands import PAGE, page
 from kzoo import facade
 from kzoo.claims import VERDICTS, Claim, Claims
@@ -110,6 +111,8 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("PATH", os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])))
     # The reader has not set it; whatever is theirs lies in the home made above.
     monkeypatch.delenv("KZOO_REGISTRY", raising=False)
+    # More processes take longer to start than a study of the profile tiny to run.
+    monkeypatch.setenv("KZOO_JOBS", "1")
     monkeypatch.chdir(tmp_path)
     before = written(registry_directory())
     yield tmp_path
@@ -195,6 +198,13 @@ def test_every_command_is_in_the_reference_and_as_it_is() -> None:
     assert sorted(re.findall(r"^## (.*)$", text, re.MULTILINE)) == sorted(paths)
     assert {"kzoo", "kzoo recommend", "kzoo add", "kzoo registry sync"} <= set(paths)
     assert text == page(), "docs/commands.md is out of date: run make docs"
+
+
+@pytest.mark.parametrize("name", verdicts.PAGES)
+def test_pages_have_the_verdicts_of_the_committed_results(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert "<!-- verdicts: " in text
+    assert verdicts.with_verdicts(text) == text, "make docs"
 
 
 def test_every_key_of_a_ranking_is_explained() -> None:
