@@ -1,0 +1,113 @@
+"""The metrics of the DPIAT study's claims, with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kzoo.claims import Claim
+from kzoo.errors import InputError
+from kzoo.studies.dpiat.design import Pair
+from kzoo.studies.dpiat.results import Results
+from kzoo.studies.metrics import CorrelationOptions, GroupsOptions, RatesOptions, RatioOptions, metric_kinds
+from kzoo.studies.sections import RANDOM
+from kzoo.studies.statistics import Array, Interval, bootstrap, geometric, over_pairs, pearson, spearman
+
+_Indices = NDArray[np.int64]
+
+
+def measured(results: Results, claim: Claim) -> dict[str, Any]:
+    """A claim's metric, as ``metrics.json`` has it.
+
+    Raises:
+        InputError: the profile has not what the claim is about.
+    """
+    interval, pairs = _METRICS[claim.metric](results, claim)
+    return {
+        "value": _rounded(interval["mean"]),
+        "low": _rounded(interval["low"]),
+        "high": _rounded(interval["high"]),
+        "unit": metric_kinds()[claim.metric].unit,
+        "counts": {"pairs": pairs, "seeds": results.seeds, "runs": results.runs},
+        "file": f"{results.folder}/train.json",
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
+
+
+def _ratio(results: Results, claim: Claim) -> tuple[Interval, int]:
+    of = RatioOptions.model_validate(claim.of)
+    results.require(claim, of.epoch, of.arm, of.against)
+    pairs = [pair for pair in results.pairs if _wanted(results, pair, of)]
+    if not pairs:
+        raise InputError(f"claim {claim.id} is about pairs that the profile does not have: change its options")
+    rows = results.rows(pairs, of.arm, of.against, of.epoch)
+    return over_pairs([row[None] for row in rows], geometric), len(pairs)
+
+
+def _wanted(results: Results, pair: Pair, of: RatioOptions) -> bool:
+    directed = results.matched[pair.source, pair.target]["directed"]
+    in_groups = of.groups is None or pair.group in of.groups
+    return in_groups and (of.most_directed is None or directed <= of.most_directed)
+
+
+def _ratio_at_every_rate(results: Results, claim: Claim) -> tuple[Interval, int]:
+    """The smallest ratio over the rates of the sweep; pairs and seeds are drawn anew, rates are not."""
+    of = RatesOptions.model_validate(claim.of)
+    results.require(claim, of.epoch, of.arm, of.against)
+    swept = {RANDOM, *(row["arm"] for row in results.sweep["runs"])}
+    if odd := {of.arm, of.against} - swept:
+        raise InputError(f"claim {claim.id} needs runs of {min(odd)} in the sweep: add it to sweep.arms in params.yaml")
+    rates = results.log_ratios_by_rate(of.arm, of.against, of.epoch)
+
+    def smallest(pairs: _Indices, seeds: _Indices) -> float:
+        return min(float(geometric(rows[pairs][:, seeds]).mean()) for rows in rates.values())
+
+    pairs, seeds = next(iter(rates.values())).shape
+    if seeds > 1:
+        return bootstrap([pairs, seeds], smallest), pairs
+    return bootstrap([pairs], lambda chosen: smallest(chosen, np.zeros(1, dtype=np.int64))), pairs
+
+
+def _correlation(results: Results, claim: Claim) -> tuple[Interval, int]:
+    of = CorrelationOptions.model_validate(claim.of)
+    results.require(claim, of.epoch, of.arm)
+    measure: Callable[[Array, Array], float] = {"spearman": spearman, "pearson": pearson}[of.kind]
+    similarities = results.similarities(of.measure)
+    rows = results.rows(results.pairs, of.arm, RANDOM, of.epoch)
+
+    def correlation(pairs: _Indices, seeds: _Indices) -> float:
+        return measure(similarities[pairs], geometric(rows[pairs][:, seeds]))
+
+    return bootstrap(list(rows.shape), correlation), len(results.pairs)
+
+
+def _ratio_of_groups(results: Results, claim: Claim) -> tuple[Interval, int]:
+    """Pairs are drawn anew within each group, seeds for both alike."""
+    of = GroupsOptions.model_validate(claim.of)
+    results.require(claim, of.epoch, of.arm)
+    sides = []
+    for group in (of.first, of.second):
+        pairs = [pair for pair in results.pairs if pair.group == group]
+        if not pairs:
+            raise InputError(f"claim {claim.id} names the group {group!r}, but pairs has {', '.join(results.groups)}")
+        sides.append(results.rows(pairs, of.arm, RANDOM, of.epoch))
+    first, second = sides
+
+    def quotient(ours: _Indices, theirs: _Indices, seeds: _Indices) -> float:
+        return float(geometric(first[ours][:, seeds]).mean() / geometric(second[theirs][:, seeds]).mean())
+
+    return bootstrap([len(first), len(second), first.shape[1]], quotient), len(first) + len(second)
+
+
+_METRICS: dict[str, Callable[[Results, Claim], tuple[Interval, int]]] = {
+    "ratio": _ratio,
+    "ratio at every rate": _ratio_at_every_rate,
+    "correlation": _correlation,
+    "ratio of groups": _ratio_of_groups,
+}
