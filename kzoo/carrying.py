@@ -24,10 +24,12 @@ from kzoo.methods.transfers import (
     require_method,
     transfer_method,
 )
+from kzoo.readers.libraries import LOCAL
 from kzoo.refine import refined
 from kzoo.search import search
 from kzoo.sources import Options, is_torch_module
 from kzoo.weights import TrainedNetwork, open_trained
+from kzoo.zoo import SHIPPED
 
 #: Where a module keeps what was carried into it: the report, and the share of each parameter.
 _REPORT, _SHARES = "kzoo_transfer", "kzoo_shares"
@@ -101,25 +103,25 @@ def initialize(
 ) -> nn.Module:
     """The target with the best source carried over: the most similar model whose weights are on this machine.
 
+    Of the small models that come with kzoo only those count that the ranking does not warn of: nobody has chosen them.
     ``source`` takes the place of that search. Otherwise as `transfer` with its defaults.
 
     Raises:
-        InputError: as `transfer`, or no model of one's own registries is similar at all.
+        InputError: as `transfer`, or no such model is similar enough.
     """
     from kzoo.facade import architecture
 
     zoo = open_zoo(registry)
     if source is None:
-        own = [model.id for model in zoo.models.values() if model.library == "local"]
-        if not own:
-            raise InputError(
-                "no trained model is on this machine: 'kzoo add' one, or give a source (the path of a safetensors file)"
-            )
         wanted = architecture(target, classes=classes, in_chans=in_chans, img_size=img_size, registry=zoo)
         ranked = search(refined(zoo), wanted, len(zoo.models), "symmetric", None, True)
-        best = next((row for row in ranked if row.model in own), None)
-        if best is None or not best.similarity:
-            raise InputError("no trained model on this machine is similar to this network at all: give a source")
+        here = (row for row in ranked if row.library == LOCAL and row.similarity)
+        best = next((row for row in here if row.origin != SHIPPED or row.warning is None), None)
+        if best is None:
+            raise InputError(
+                "no trained model on this machine is similar to this network: 'kzoo add' one, or give a source (the path of a "
+                "safetensors file)"
+            )
         source = best.model
     return transfer(source, target, classes=classes, in_chans=in_chans, img_size=img_size, seed=seed, registry=zoo)
 

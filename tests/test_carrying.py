@@ -111,9 +111,14 @@ def test_initialize_takes_the_most_similar_model_of_ones_own(tmp_path, trained_f
     assert net.fc.out_features == 3
 
 
-def test_initialize_without_a_model_on_this_machine_says_so():
-    with pytest.raises(InputError, match="no trained model is on this machine: 'kzoo add' one"):
+def test_initialize_without_a_similar_model_on_this_machine_says_so():
+    with pytest.raises(InputError, match="no trained model on this machine is similar to this network: 'kzoo add' one"):
         kzoo.initialize("timm:resnet18")
+
+
+def test_initialize_takes_a_model_that_comes_with_kzoo_where_nothing_speaks_against_it():
+    net = kzoo.initialize("small:resnet-2x16", classes=26, in_chans=1)
+    assert kzoo.report(net).source == "local/glyphs-resnet-1x16"
 
 
 def test_a_source_without_weights_is_refused():

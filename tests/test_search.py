@@ -112,7 +112,7 @@ def test_filters(zoo: Zoo) -> None:
     [
         ({"licenses": ("mit", "apache")}, "no model has the license 'apache': expected one of apache-2.0"),
         ({"task": "classification"}, "expected one of image-classification, image-feature-extraction"),
-        ({"library": "keras"}, "no model has the library 'keras': expected one of timm, torchvision"),
+        ({"library": "keras"}, "no model has the library 'keras': expected one of local, timm, torchvision"),
         ({"trained_on": "imagenet"}, "no model has the data set 'imagenet'"),
         ({"library": ["timm"]}, "are text"),
         ({"max_params": "30M"}, "expected a whole number"),

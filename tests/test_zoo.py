@@ -301,7 +301,7 @@ def test_several_at_once_all_arrive(tmp_path: Path, weights: Path) -> None:
     command = [sys.executable, "-m", "kzoo", "-C", str(tmp_path / "mine"), "add", str(weights / "strange.safetensors")]
     workers = [subprocess.Popen([*command, "--name", f"m{place}"], stderr=subprocess.DEVNULL) for place in range(4)]
     assert [worker.wait(60) for worker in workers] == [0] * 4
-    found = {name for name in load_zoo([tmp_path / "mine"]).models if name.startswith("local/")}
+    found = {model.id for model in load_zoo([tmp_path / "mine"]).models.values() if model.origin != SHIPPED}
     assert found == {f"local/m{place}" for place in range(4)}
 
 
@@ -312,7 +312,7 @@ def test_the_command_line_of_all_this(kzoo_command: Run, tmp_path: Path, weights
     assert (added["id"], added["exact"], added["written"]) == ("local/small", False, f"{mine}/local/small.yaml")
     again = kzoo_command("-C", mine, "add", file)
     assert (again.returncode, "exists already" in again.stderr, "Traceback" in again.stderr) == (2, True, False)
-    listed = kzoo_command("-C", mine, "list", "local", "--origin").stdout.splitlines()
+    listed = kzoo_command("-C", mine, "list", "local/small", "--origin").stdout.splitlines()
     assert listed[0].split()[-1] == "origin"
     assert listed[2].split()[0] == "local/small" and listed[2].split()[-1] == mine
     rows = json.loads(kzoo_command("list", "--json").stdout)
@@ -383,9 +383,10 @@ def test_the_users_own_folder(kzoo_command: Run, tmp_path: Path, weights: Path) 
     added = json.loads(kzoo_command("add", file, "--json", env=env).stdout)
     assert Path(added["written"]).is_relative_to(tmp_path)
     listed = json.loads(kzoo_command("list", "local/", "--json", env=env).stdout)
-    assert [row["id"] for row in listed] == ["local/small"]
+    assert [row["id"] for row in listed if row["origin"] != SHIPPED] == ["local/small"]
     without = env | {"KZOO_REGISTRY": ""}
-    assert json.loads(kzoo_command("list", "local/", "--json", env=without).stdout) == []
+    listed = json.loads(kzoo_command("list", "local/", "--json", env=without).stdout)
+    assert {row["origin"] for row in listed} == {SHIPPED}
     refused = kzoo_command("add", file, env=without)
     assert (refused.returncode, "KZOO_REGISTRY is set but empty" in refused.stderr) == (2, True)
 
