@@ -8,7 +8,6 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.light  ## Recommend with the light core; then install what training needs, carry weights over and train.
 	$(BIN)/kzoo recommend timm:resnet26d --exclude-same
 	$(BIN)/kzoo compare timm:resnet50d timm:resnet26d
-	@echo; echo "Next, torch and what else training needs: about 5 GB, minutes; what follows takes one minute."
 	$(MAKE) --no-print-directory $(VENV)/.training
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh
 
@@ -67,6 +66,7 @@ $(VENV)/.light: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.training: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo; echo "Next, torch and what else training needs are installed: about 5 GB, some minutes."
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[training]'
 	touch $@ $(VENV)/.light
 
