@@ -5,9 +5,11 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test lint format bench gain docs fuzz index wiring verify clean
 
-demo: $(VENV)/.light  ## Install the light core and recommend a source for a network.
+demo: $(VENV)/.light  ## Recommend with the light core; then install what training needs, carry weights over and train.
 	$(BIN)/kzoo recommend timm:resnet26d --exclude-same
 	$(BIN)/kzoo compare timm:resnet50d timm:resnet26d
+	$(MAKE) --no-print-directory $(VENV)/.training
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh
 
 test: $(VENV)/.full  ## Install everything that tests need and run the whole suite.
 	$(BIN)/python -m pytest
@@ -63,9 +65,14 @@ $(VENV)/.light: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
 	touch $@
 
+$(VENV)/.training: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo; echo "Next, torch and what else training needs are installed: about 5 GB, some minutes."
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[training]'
+	touch $@ $(VENV)/.light
+
 $(VENV)/.full: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[torch,test]'
-	touch $@ $(VENV)/.light
+	touch $@ $(VENV)/.light $(VENV)/.training
 
 $(VENV)/.bench: $(VENV)/.full
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all]'

@@ -15,6 +15,7 @@ from click.shell_completion import get_completion_class
 import kzoo
 from kzoo.cli.carrying import run as run_recipe
 from kzoo.cli.carrying import transfer
+from kzoo.cli.curves import curves
 from kzoo.cli.papers import report
 from kzoo.cli.ranking import compare, recommend
 from kzoo.cli.registry import registry
@@ -63,6 +64,7 @@ for command in (
     compare,
     transfer,
     run_recipe,
+    curves,
     list_models,
     show,
     add,

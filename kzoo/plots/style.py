@@ -7,6 +7,7 @@ print know classes and not CSS variables.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 #: What the levels of a score mean, worst first.
@@ -18,7 +19,7 @@ _SANS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """The colours of one scheme; ``scale`` is that of the scores, worst first."""
+    """The colours of one scheme; ``scale`` is that of the scores, worst first, ``series`` are those of a chart's curves."""
 
     page: str
     panel: str
@@ -28,6 +29,7 @@ class Scheme:
     used: str
     alarm: str
     scale: tuple[str, ...]
+    series: tuple[str, ...]
 
 
 LIGHT = Scheme(
@@ -39,6 +41,7 @@ LIGHT = Scheme(
     used="#8c95a3",
     alarm="#a3341c",
     scale=("#dd9a22", "#e36927", "#c82462", "#7c0a91", "#1f1080"),
+    series=("#0068a3", "#b85c00", "#007a5a", "#b0508d", "#6b5fc7", "#5c6570"),
 )
 DARK = Scheme(
     page="#0f141b",
@@ -49,6 +52,7 @@ DARK = Scheme(
     used="#7d8794",
     alarm="#ff9d85",
     scale=("#915006", "#c74c3d", "#e65598", "#cc97f3", "#93efff"),
+    series=("#58b4ea", "#f0a64a", "#2fcf9f", "#ea94c5", "#aaa2f5", "#b3bcc7"),
 )
 
 
@@ -60,6 +64,25 @@ def level(score: float) -> int:
 def svg_style() -> str:
     """The rules of the picture."""
     return f"{_fixed()}{_colours(LIGHT)}@media (prefers-color-scheme: dark) {{{_colours(DARK)}}}"
+
+
+def figure_style() -> str:
+    """The rules of a chart that stands alone."""
+    return (
+        f".kzoo-figure text {{font: 12px {_SANS}}}"
+        ".kzoo-figure .title {font-size: 16px; font-weight: 600}"
+        ".kzoo-figure .words {font-size: 13px}"
+        ".kzoo-figure .note {paint-order: stroke; stroke-width: 3px}"
+        ".kzoo-figure .grid {stroke-width: .7}"
+        ".kzoo-figure .mark {stroke-width: 1.2; stroke-dasharray: 4 3}"
+        ".kzoo-figure .dot {stroke-width: .8}"
+        ".kzoo-figure .bar {opacity: .82}"
+        ".kzoo-figure .band {opacity: .16}"
+        ".kzoo-figure .curve, .kzoo-figure .whisker {fill: none}"
+        ".kzoo-figure .curve {stroke-width: 2}"
+        ".kzoo-figure .whisker {stroke-width: 1.1}"
+        f"{_figure_colours(LIGHT)}@media (prefers-color-scheme: dark) {{{_figure_colours(DARK)}}}"
+    )
 
 
 def page_style() -> str:
@@ -94,6 +117,29 @@ def _page_colours(scheme: Scheme) -> str:
     )
 
 
+def _figure_colours(scheme: Scheme) -> str:
+    rules = {
+        ".page": f"fill: {scheme.page}",
+        "text": f"fill: {scheme.quiet}",
+        ".title, .label, .note, .name": f"fill: {scheme.ink}",
+        ".note, .dot": f"stroke: {scheme.page}",
+        ".grid": f"stroke: {scheme.border}",
+        ".axis": f"stroke: {scheme.quiet}",
+        ".mark": f"stroke: {scheme.ink}",
+        **{f".s{index}": f"fill: {colour}" for index, colour in enumerate(scheme.series)},
+        **{f".s{index} .curve, .s{index} .whisker": f"stroke: {colour}" for index, colour in enumerate(scheme.series)},
+        ".bar + .whisker": f"stroke: {scheme.ink}",
+    }
+    return _written("kzoo-figure", rules)
+
+
+def _written(kind: str, rules: Mapping[str, str]) -> str:
+    return "".join(
+        f"{', '.join(f'.{kind} {part}' for part in selectors.split(', '))} {{{rule}}}"
+        for selectors, rule in rules.items()
+    )
+
+
 def _fixed() -> str:
     return (
         f".kzoo .name {{font: 11px {_MONO}; white-space: pre}}"
@@ -125,7 +171,4 @@ def _colours(scheme: Scheme) -> str:
         # The outline keeps steep ribbons from thinning out.
         **{f".link.s{index}": f"stroke: {colour}" for index, colour in enumerate(scheme.scale)},
     }
-    return "".join(
-        f"{', '.join(f'.kzoo {part}' for part in selectors.split(', '))} {{{rule}}}"
-        for selectors, rule in rules.items()
-    )
+    return _written("kzoo", rules)

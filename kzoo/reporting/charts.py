@@ -1,4 +1,4 @@
-"""Figures of a report as SVG inside its page, whose rules colour them for light and dark.
+"""Figures as SVG inside something else, a report's page or a picture, whose rules colour them for light and dark.
 
 The same figure gives the same bytes. Whatever can be pointed at has a title.
 """
@@ -6,6 +6,7 @@ The same figure gives the same bytes. Whatever can be pointed at has a title.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 
 from kzoo.claims import Interval
@@ -38,29 +39,37 @@ _MARKERS = (
 
 def chart(figure: Figure) -> str:
     """The figure without its title, caption and legend, which the page has."""
+    head = f'<svg class="chart" viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{quoted(figure.title)}">'
+    return "\n".join((head, *elements(figure), "</svg>"))
+
+
+def elements(figure: Figure) -> list[str]:
+    """The elements of the chart, in a field of `WIDTH` by `HEIGHT`."""
     names = _names(figure)
     floor = HEIGHT - 44 - _name_room(names)
     y = _y_scale(figure, floor)
     left = 34 + max((len(text) for _, text in y.ticks()), default=1) * _CELL
     x = _x_scale(figure, left, names)
     drawn = _bars(figure, names, x, y) if figure.kind == "bars" else _curves(figure, x, y)
-    parts = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{quoted(figure.title)}">',
+    found = [
         *_y_axis(figure.y.label, y, left),
         *(_name_axis(names, x, floor) if names else _x_axis(x, floor)),
         _text((left + WIDTH - _RIGHT) / 2, HEIGHT - 8, figure.x.label, "middle", "label"),
         *drawn,
         *(part for mark in figure.lines for part in _mark(mark, x, y, bool(names))),
-        "</svg>",
     ]
-    return "\n".join(part for part in parts if part)
+    return [part for part in found if part]
 
 
 def swatch(figure: Figure, index: int) -> str:
     """The look of one of the figure's series, for a legend."""
+    return f'<svg class="swatch" viewBox="-7 -7 14 14" aria-hidden="true">{sign(figure, index)}</svg>'
+
+
+def sign(figure: Figure, index: int) -> str:
+    """The same without a frame, around 0."""
     bar = f'<rect class="bar s{index % LOOKS}" x="-5" y="-5" width="10" height="10"/>'
-    look = bar if figure.kind == "bars" else _marker(index, 0, 0)
-    return f'<svg class="swatch" viewBox="-7 -7 14 14" aria-hidden="true">{look}</svg>'
+    return bar if figure.kind == "bars" else _marker(index, 0, 0)
 
 
 def _names(figure: Figure) -> list[str]:
@@ -85,7 +94,9 @@ def _x_scale(figure: Figure, left: float, names: Sequence[str]) -> Scale:
     if names:
         return Scale(-0.5, len(names) - 0.5, left, right)
     values = [point.x for point in figure.points if not isinstance(point.x, str)]
-    return scale([*values, *_marked(figure, "x")], left, right, figure.x.log)
+    found = scale([*values, *_marked(figure, "x")], left, right, figure.x.log)
+    # There is no epoch 1.5; where points are joined, what lies between whole numbers is no place of any.
+    return replace(found, whole=figure.kind == "lines" and all(value == int(value) for value in values))
 
 
 def _y_scale(figure: Figure, floor: float) -> Scale:

@@ -18,10 +18,6 @@ _TEMPLATE = "page.html.j2"
 #: A sign for each verdict, since colours alone do not speak to everybody.
 _SIGNS = dict(zip(VERDICTS, ("\N{CHECK MARK}", "\N{MULTIPLICATION SIGN}", "?", "\N{EN DASH}"), strict=True))
 _VERDICT_COLOURS = (("#1a7f37", "#b42318", "#8a5a00", "#626a75"), ("#4ac26b", "#ff8f80", "#e3b341", "#97a1ae"))
-_SERIES_COLOURS = (
-    ("#0068a3", "#b85c00", "#007a5a", "#b0508d", "#6b5fc7", "#5c6570"),
-    ("#58b4ea", "#f0a64a", "#2fcf9f", "#ea94c5", "#aaa2f5", "#b3bcc7"),
-)
 
 
 def html(report: Report, base: str | None = None) -> str:
@@ -69,7 +65,7 @@ def _scheme(index: int) -> list[tuple[str, str]]:
     return [
         *((name, getattr(scheme, name)) for name in names),
         *((f"v{place}", colour) for place, colour in enumerate(_VERDICT_COLOURS[index])),
-        *((f"s{place}", colour) for place, colour in enumerate(_SERIES_COLOURS[index])),
+        *((f"s{place}", colour) for place, colour in enumerate(scheme.series)),
     ]
 
 

@@ -18,13 +18,14 @@ _LOG_STEPS = ((1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0), (1.0, 2.0, 5.0), (1.0,))
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """An axis from ``low`` to ``high``, drawn from ``start`` to ``end``."""
+    """An axis from ``low`` to ``high``, drawn from ``start`` to ``end``; one of ``whole`` numbers has no ticks between them."""
 
     low: float
     high: float
     start: float
     end: float
     log: bool = False
+    whole: bool = False
 
     def __call__(self, value: float) -> float:
         """Where a value stands; what lies outside stands at the nearer end."""
@@ -36,7 +37,7 @@ class Scale:
         """Round values within the axis, with their texts."""
         values = _log_ticks(self.low, self.high) if self.log else []
         if len(values) < 3:
-            values = _linear_ticks(self.low, self.high)
+            values = _linear_ticks(self.low, self.high, 1.0 if self.whole else 0.0)
         return [(value, f"{value:.6g}") for value in values]
 
 
@@ -61,10 +62,10 @@ def _level(value: float, log: bool) -> float:
     return math.log10(value) if log else value
 
 
-def _linear_ticks(low: float, high: float) -> list[float]:
+def _linear_ticks(low: float, high: float, least: float) -> list[float]:
     rough = (high - low) / _TICKS
     unit = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * unit for factor in _STEPS if factor * unit >= rough * (1 - 1e-9))
+    step = max(least, next(factor * unit for factor in _STEPS if factor * unit >= rough * (1 - 1e-9)))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     # Rounded, so that 0.3 is not 0.30000000000000004.
     return [float(f"{index * step:.12g}") for index in range(first, last + 1)]
