@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kzoo.studies.verifying import Verification
 
 
-@click.group()
+@click.group(epilog="\b\nExamples:\n  kzoo claims verify dpiat\n  kzoo claims verify dpiat --rerun")
 def claims() -> None:
     """What the papers claim, and whether it holds."""
 
