@@ -45,6 +45,7 @@ class Arm(Section):
 
     method: str = Field(min_length=1)
     parameters: dict[str, Any] = Field(default={})
+    groups: list[str] | None = Field(default=None, description="Only pairs of these groups; null for all")
 
 
 class Sweep(Section):

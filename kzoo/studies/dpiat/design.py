@@ -54,6 +54,9 @@ class Profile(Section):
             raise ValueError("networks are trained, but source_training does not say how")
         if self.arms.get(RANDOM) != Arm(method=RANDOM):
             raise ValueError("arms must hold the control: random: {method: random}")
+        for name, arm in self.arms.items():
+            if odd := set(arm.groups or ()) - set(self.pairs):
+                raise ValueError(f"the arm {name} names the group {min(odd)!r}, but pairs has {', '.join(self.pairs)}")
         for name in (*self.keep, *self.sweep.arms, self.publish.arm):
             if name not in self.arms:
                 raise ValueError(f"{name!r} is not among arms")
@@ -61,7 +64,7 @@ class Profile(Section):
             raise ValueError("sweep.arms must hold random: its best rate is used for all arms")
         if self.training.model_fields_set & {"lr", "seed", "random_lr"}:
             raise ValueError("training says lr or seed, which come from sweep and seeds")
-        if (self.publish.source, self.publish.target) not in {pair[1:] for pair in all_pairs(self)}:
+        if (self.publish.source, self.publish.target) not in {pair[1:] for pair in pairs_of(self, self.publish.arm)}:
             raise ValueError("publish names a pair that is not among pairs")
         if self.publish.arm not in self.keep:
             raise ValueError("publish names an arm that is not among keep, so its network would be gone")
@@ -86,6 +89,12 @@ def all_pairs(profile: Profile) -> Iterator[Pair]:
 def targets(profile: Profile) -> list[str]:
     """The targets, each once."""
     return list(dict.fromkeys(pair.target for pair in all_pairs(profile)))
+
+
+def pairs_of(profile: Profile, arm: str) -> list[Pair]:
+    """The pairs that an arm is run on."""
+    groups = profile.arms[arm].groups
+    return [pair for pair in all_pairs(profile) if groups is None or pair.group in groups]
 
 
 def carrying_arms(profile: Profile) -> list[str]:

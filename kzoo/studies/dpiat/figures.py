@@ -34,7 +34,7 @@ def _scatter(results: Results) -> dict[str, Any]:
     series = []
     for arm in results.arms:
         points = []
-        for pair in results.pairs:
+        for pair in results.pairs_of(arm):
             ratio = _ratio_of_pair(results, pair, arm)
             points.append(
                 {
@@ -59,9 +59,9 @@ def _scatter(results: Results) -> dict[str, Any]:
 
 
 def _curves(results: Results) -> dict[str, Any]:
-    """Mean accuracy by epoch, every arm."""
+    """Mean accuracy by epoch of the arms that are run on all pairs: means over others would not be comparable."""
     series = []
-    for arm in (*results.arms, RANDOM):
+    for arm in (arm for arm in (*results.arms, RANDOM) if results.pairs_of(arm) == results.pairs):
         points = []
         for epoch in range(1, results.epochs + 1):
             values = [float(results.accuracies(pair, arm, epoch).mean()) for pair in results.pairs]
@@ -84,7 +84,9 @@ def _groups(results: Results) -> dict[str, Any]:
     for arm in results.arms:
         points = []
         for group in results.groups:
-            pairs = [pair for pair in results.pairs if pair.group == group]
+            pairs = [pair for pair in results.pairs_of(arm) if pair.group == group]
+            if not pairs:
+                continue
             ratio = over_pairs([row[None] for row in results.rows(pairs, arm, RANDOM, results.epochs)], geometric)
             points.append(
                 {
@@ -114,6 +116,9 @@ def _pairs_table(results: Results) -> dict[str, Any]:
         row = [pair.source, pair.target, pair.group, f"{matched['symmetric']:.2f}", f"{matched['directed']:.2f}"]
         row.append(f"{float(results.accuracies(pair, RANDOM, results.epochs).mean()):.1%}")
         for arm in results.arms:
+            if pair not in results.pairs_of(arm):
+                row.append("-")
+                continue
             share = results.overwritten[pair.source, pair.target, arm]
             row.append(f"{_ratio_of_pair(results, pair, arm)['mean']:.2f} ({share:.0%})")
         rows.append(row)

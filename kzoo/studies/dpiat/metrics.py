@@ -43,7 +43,7 @@ def _rounded(value: float | None) -> float | None:
 def _ratio(results: Results, claim: Claim) -> tuple[Interval, int]:
     of = RatioOptions.model_validate(claim.of)
     results.require(claim, of.epoch, of.arm, of.against)
-    pairs = [pair for pair in results.pairs if _wanted(results, pair, of)]
+    pairs = [pair for pair in results.pairs_of(of.arm, of.against) if _wanted(results, pair, of)]
     if not pairs:
         raise InputError(f"claim {claim.id} is about pairs that the profile does not have: change its options")
     rows = results.rows(pairs, of.arm, of.against, of.epoch)
@@ -78,13 +78,14 @@ def _correlation(results: Results, claim: Claim) -> tuple[Interval, int]:
     of = CorrelationOptions.model_validate(claim.of)
     results.require(claim, of.epoch, of.arm)
     measure: Callable[[Array, Array], float] = {"spearman": spearman, "pearson": pearson}[of.kind]
-    similarities = results.similarities(of.measure)
-    rows = results.rows(results.pairs, of.arm, RANDOM, of.epoch)
+    pairs_of = results.pairs_of(of.arm)
+    similarities = results.similarities(pairs_of, of.measure)
+    rows = results.rows(pairs_of, of.arm, RANDOM, of.epoch)
 
     def correlation(pairs: _Indices, seeds: _Indices) -> float:
         return measure(similarities[pairs], geometric(rows[pairs][:, seeds]))
 
-    return bootstrap(list(rows.shape), correlation), len(results.pairs)
+    return bootstrap(list(rows.shape), correlation), len(pairs_of)
 
 
 def _ratio_of_groups(results: Results, claim: Claim) -> tuple[Interval, int]:
@@ -93,7 +94,7 @@ def _ratio_of_groups(results: Results, claim: Claim) -> tuple[Interval, int]:
     results.require(claim, of.epoch, of.arm)
     sides = []
     for group in (of.first, of.second):
-        pairs = [pair for pair in results.pairs if pair.group == group]
+        pairs = [pair for pair in results.pairs_of(of.arm) if pair.group == group]
         if not pairs:
             raise InputError(f"claim {claim.id} names the group {group!r}, but pairs has {', '.join(results.groups)}")
         sides.append(results.rows(pairs, of.arm, RANDOM, of.epoch))

@@ -12,7 +12,7 @@ from kzoo.methods.plan import write_plan
 from kzoo.recipe import PlanSection, Recipe
 from kzoo.running import Surroundings, rehearse_recipe, run_recipe
 from kzoo.studies.design import Run
-from kzoo.studies.dpiat.design import Pair, Profile, all_pairs, carrying_arms
+from kzoo.studies.dpiat.design import Pair, Profile, carrying_arms, pairs_of
 from kzoo.studies.records import run_name
 from kzoo.studies.sections import target_section
 from kzoo.studies.sources import complete_data, source_of
@@ -24,7 +24,7 @@ TABLE, PLANS, STARTS = "transfer.json", "plans", "starts"
 def carry_out(run: Run) -> None:
     """Write plans, starts, and a table of what each transfer overwrites; see `kzoo.studies.stages`."""
     profile: Profile = run.profile
-    work = [(pair, arm) for pair in all_pairs(profile) for arm in carrying_arms(profile)]
+    work = [(pair, arm) for arm in carrying_arms(profile) for pair in pairs_of(profile, arm)]
     where = Surroundings(run.base, shipped_zoo)
     rows = []
     with run.new_output(PLANS) as plans, run.new_output(STARTS) as starts:

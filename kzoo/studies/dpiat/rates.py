@@ -12,7 +12,7 @@ from typing import Any
 
 from kzoo.recipe import Recipe
 from kzoo.studies.design import Run
-from kzoo.studies.dpiat.design import Pair, Profile, all_pairs, targets
+from kzoo.studies.dpiat.design import Pair, Profile, pairs_of, targets
 from kzoo.studies.dpiat.plans import planned, start_recipe
 from kzoo.studies.records import last_accuracy, run_name
 from kzoo.studies.sections import RANDOM, scratch_recipe
@@ -45,8 +45,9 @@ def run_labels(profile: Profile, arms: Sequence[str]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [
         {"source": None, "target": target, "arm": RANDOM} for target in targets(profile) if RANDOM in arms
     ]
-    for pair in all_pairs(profile):
-        found += [{"source": pair.source, "target": pair.target, "arm": arm} for arm in arms if arm != RANDOM]
+    for arm in arms:
+        pairs = pairs_of(profile, arm) if arm != RANDOM else ()
+        found += [{"source": pair.source, "target": pair.target, "arm": arm} for pair in pairs]
     return found
 
 

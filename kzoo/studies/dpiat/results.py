@@ -13,7 +13,7 @@ import numpy as np
 from kzoo.claims import Claim
 from kzoo.errors import InputError
 from kzoo.studies.design import Run
-from kzoo.studies.dpiat.design import Pair, Profile, all_pairs, carrying_arms
+from kzoo.studies.dpiat.design import Pair, Profile, all_pairs, carrying_arms, pairs_of
 from kzoo.studies.records import accuracy_after
 from kzoo.studies.sections import RANDOM
 from kzoo.studies.statistics import Array, log_ratio
@@ -27,6 +27,7 @@ class Results:
         self.folder = run.name_of_results
         self.pairs = list(all_pairs(profile))
         self.arms = carrying_arms(profile)
+        self._pairs_of = {arm: pairs_of(profile, arm) for arm in self.arms} | {RANDOM: self.pairs}
         self.groups = list(profile.pairs)
         self.matched = {(row["source"], row["target"]): row for row in run.table("match.json")["pairs"]}
         transfers = run.table("transfer.json")["transfers"]
@@ -38,6 +39,10 @@ class Results:
         self.seeds = len(next(iter(self._runs.values())))
         self.epochs = max(len(row["epochs"]) for rows in self._runs.values() for row in rows)
         self.runs = sum(map(len, self._runs.values()))
+
+    def pairs_of(self, *arms: str) -> list[Pair]:
+        """The pairs that all these arms are run on."""
+        return [pair for pair in self.pairs if all(pair in self._pairs_of[arm] for arm in arms)]
 
     def accuracies(self, pair: Pair, arm: str, epoch: int) -> Array:
         """Test accuracies after so many epochs, by seed."""
@@ -52,9 +57,9 @@ class Results:
         """The same for several pairs: pairs x seeds."""
         return np.stack([self.log_ratios(pair, arm, against, epoch) for pair in pairs])
 
-    def similarities(self, measure: str) -> Array:
-        """The similarity of every pair."""
-        return np.array([self.matched[pair.source, pair.target][measure] for pair in self.pairs])
+    def similarities(self, pairs: Sequence[Pair], measure: str) -> Array:
+        """The similarity of each pair."""
+        return np.array([self.matched[pair.source, pair.target][measure] for pair in pairs])
 
     def require(self, claim: Claim, epoch: int, *arms: str) -> None:
         """Refuse a claim whose arms or epoch this profile does not have.
@@ -81,7 +86,10 @@ class Results:
 
         return {
             rate: np.stack(
-                [log_ratio(accuracies(rate, pair, arm), accuracies(rate, pair, against)) for pair in self.pairs]
+                [
+                    log_ratio(accuracies(rate, pair, arm), accuracies(rate, pair, against))
+                    for pair in self.pairs_of(arm, against)
+                ]
             )
             for rate in dict.fromkeys(row["lr"] for row in self.sweep["runs"])
         }
