@@ -81,7 +81,9 @@ def test_its_weights_are_as_accurate_as_it_says(name: str, zoo: Zoo, tasks: dict
         found = evaluate(module, task.test)
     finally:
         torch.set_num_threads(before)
-    assert (task.fingerprint, found["accuracy"]) == (recipe.data.fingerprint, metrics_of(name)["test"]["accuracy"])
+    assert task.fingerprint == recipe.data.fingerprint
+    # Another processor may see one or two of the images differently.
+    assert found["accuracy"] == pytest.approx(metrics_of(name)["test"]["accuracy"], abs=2 / len(task.test))
     # The index has the network itself, not what its header would tell.
     architecture = kzoo.architecture(f"local:{name}", registry=zoo)
     assert (architecture.approximate, architecture) == (False, kzoo.architecture(module))

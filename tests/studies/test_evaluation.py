@@ -95,7 +95,8 @@ def test_the_mean_ratio_over_pairs(study):
     found = study("ratio", {"arm": "paper", "epoch": 2})
     assert found["value"] == pytest.approx((4 + 2 + 6 + 0.5) / 4)
     assert 0.5 <= found["low"] < found["value"] < found["high"] <= 6
-    assert found["counts"] == {"pairs": 4, "seeds": 2, "runs": 20}
+    assert found["counts"] == {"pairs": 4, "seeds": 2}
+    assert found["file"].endswith("/out/train.json")
     assert study("ratio", {"arm": "paper", "epoch": 1})["value"] == pytest.approx(1.0)
 
 
@@ -117,6 +118,8 @@ def test_the_smallest_ratio_over_rates(study):
     found = study("ratio at every rate", {"arm": "paper", "epoch": 2})
     assert found["value"] == pytest.approx((4 + 2 + 6 + 0.5) / 4 / 2)
     assert 0.25 <= found["low"] < found["high"] <= 3
+    assert found["counts"] == {"pairs": 4, "seeds": 1, "rates": 2}
+    assert found["file"].endswith("/out/sweep.json")
 
 
 def test_the_correlation_of_similarity_and_ratio(study):
@@ -134,6 +137,24 @@ def test_the_ratio_of_two_groups(study):
     found = study("ratio of groups", {"arm": "paper", "epoch": 2, "first": "depth", "second": "width"})
     assert found["value"] == pytest.approx(5.0 / 1.25)
     assert math.isfinite(found["low"]) and found["low"] < found["high"]
+
+
+def test_an_arm_of_some_groups_is_compared_on_these_only(study, tmp_path):
+    params = tmp_path / "params.yaml"
+    data = yaml.safe_load(params.read_text())
+    data["profiles"]["default"]["arms"]["random_matching"]["groups"] = ["depth"]
+    params.write_text(yaml.safe_dump(data, sort_keys=False))
+    found = study("ratio", {"arm": "paper", "against": "random_matching", "epoch": 2})
+    assert (found["value"], found["counts"]["pairs"]) == (pytest.approx((8 + 6) / 2), 2)
+    assert study("ratio", {"arm": "random_matching", "epoch": 2})["value"] == pytest.approx((0.5 + 1) / 2)
+    told = json.loads((tmp_path / "out" / evaluation.TABLE).read_text())
+    assert [row[-1] for row in told["tables"][0]["rows"]] == ["0.50 (50%)", "1.00 (50%)", "-", "-"]
+    # A mean over other pairs could not be compared.
+    assert [series["name"] for series in told["figures"][1]["series"]] == ["paper", "random"]
+    data["profiles"]["default"]["arms"]["random_matching"]["groups"] = ["deep"]
+    params.write_text(yaml.safe_dump(data, sort_keys=False))
+    with pytest.raises(InputError, match="the arm random_matching names the group 'deep'"):
+        read_study(tmp_path)
 
 
 @pytest.mark.parametrize(

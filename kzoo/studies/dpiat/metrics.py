@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,35 +19,47 @@ from kzoo.studies.statistics import Array, Interval, bootstrap, geometric, over_
 _Indices = NDArray[np.int64]
 
 
+class _Measured(NamedTuple):
+    """A metric, how much it comes from, and the table that holds that."""
+
+    interval: Interval
+    counts: dict[str, int]
+    table: str = "train.json"
+
+
 def measured(results: Results, claim: Claim) -> dict[str, Any]:
     """A claim's metric, as ``metrics.json`` has it.
 
     Raises:
         InputError: the profile has not what the claim is about.
     """
-    interval, pairs = _METRICS[claim.metric](results, claim)
+    interval, counts, table = _METRICS[claim.metric](results, claim)
     return {
         "value": _rounded(interval["mean"]),
         "low": _rounded(interval["low"]),
         "high": _rounded(interval["high"]),
         "unit": metric_kinds()[claim.metric].unit,
-        "counts": {"pairs": pairs, "seeds": results.seeds, "runs": results.runs},
-        "file": f"{results.folder}/train.json",
+        "counts": counts,
+        "file": f"{results.folder}/{table}",
     }
+
+
+def _counts(rows: Array) -> dict[str, int]:
+    return {"pairs": len(rows), "seeds": rows.shape[1]}
 
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 6)
 
 
-def _ratio(results: Results, claim: Claim) -> tuple[Interval, int]:
+def _ratio(results: Results, claim: Claim) -> _Measured:
     of = RatioOptions.model_validate(claim.of)
     results.require(claim, of.epoch, of.arm, of.against)
     pairs = [pair for pair in results.pairs_of(of.arm, of.against) if _wanted(results, pair, of)]
     if not pairs:
         raise InputError(f"claim {claim.id} is about pairs that the profile does not have: change its options")
     rows = results.rows(pairs, of.arm, of.against, of.epoch)
-    return over_pairs([row[None] for row in rows], geometric), len(pairs)
+    return _Measured(over_pairs([row[None] for row in rows], geometric), _counts(rows))
 
 
 def _wanted(results: Results, pair: Pair, of: RatioOptions) -> bool:
@@ -56,7 +68,7 @@ def _wanted(results: Results, pair: Pair, of: RatioOptions) -> bool:
     return in_groups and (of.most_directed is None or directed <= of.most_directed)
 
 
-def _ratio_at_every_rate(results: Results, claim: Claim) -> tuple[Interval, int]:
+def _ratio_at_every_rate(results: Results, claim: Claim) -> _Measured:
     """The smallest ratio over the rates of the sweep; pairs and seeds are drawn anew, rates are not."""
     of = RatesOptions.model_validate(claim.of)
     results.require(claim, of.epoch, of.arm, of.against)
@@ -68,13 +80,17 @@ def _ratio_at_every_rate(results: Results, claim: Claim) -> tuple[Interval, int]
     def smallest(pairs: _Indices, seeds: _Indices) -> float:
         return min(float(geometric(rows[pairs][:, seeds]).mean()) for rows in rates.values())
 
-    pairs, seeds = next(iter(rates.values())).shape
-    if seeds > 1:
-        return bootstrap([pairs, seeds], smallest), pairs
-    return bootstrap([pairs], lambda chosen: smallest(chosen, np.zeros(1, dtype=np.int64))), pairs
+    rows = next(iter(rates.values()))
+    one_seed = np.zeros(1, dtype=np.int64)
+    interval = (
+        bootstrap(list(rows.shape), smallest)
+        if rows.shape[1] > 1
+        else bootstrap([len(rows)], lambda chosen: smallest(chosen, one_seed))
+    )
+    return _Measured(interval, _counts(rows) | {"rates": len(rates)}, "sweep.json")
 
 
-def _correlation(results: Results, claim: Claim) -> tuple[Interval, int]:
+def _correlation(results: Results, claim: Claim) -> _Measured:
     of = CorrelationOptions.model_validate(claim.of)
     results.require(claim, of.epoch, of.arm)
     measure: Callable[[Array, Array], float] = {"spearman": spearman, "pearson": pearson}[of.kind]
@@ -85,10 +101,10 @@ def _correlation(results: Results, claim: Claim) -> tuple[Interval, int]:
     def correlation(pairs: _Indices, seeds: _Indices) -> float:
         return measure(similarities[pairs], geometric(rows[pairs][:, seeds]))
 
-    return bootstrap(list(rows.shape), correlation), len(pairs_of)
+    return _Measured(bootstrap(list(rows.shape), correlation), _counts(rows))
 
 
-def _ratio_of_groups(results: Results, claim: Claim) -> tuple[Interval, int]:
+def _ratio_of_groups(results: Results, claim: Claim) -> _Measured:
     """Pairs are drawn anew within each group, seeds for both alike."""
     of = GroupsOptions.model_validate(claim.of)
     results.require(claim, of.epoch, of.arm)
@@ -103,10 +119,11 @@ def _ratio_of_groups(results: Results, claim: Claim) -> tuple[Interval, int]:
     def quotient(ours: _Indices, theirs: _Indices, seeds: _Indices) -> float:
         return float(geometric(first[ours][:, seeds]).mean() / geometric(second[theirs][:, seeds]).mean())
 
-    return bootstrap([len(first), len(second), first.shape[1]], quotient), len(first) + len(second)
+    interval = bootstrap([len(first), len(second), first.shape[1]], quotient)
+    return _Measured(interval, _counts(np.concatenate(sides)))
 
 
-_METRICS: dict[str, Callable[[Results, Claim], tuple[Interval, int]]] = {
+_METRICS: dict[str, Callable[[Results, Claim], _Measured]] = {
     "ratio": _ratio,
     "ratio at every rate": _ratio_at_every_rate,
     "correlation": _correlation,

@@ -38,7 +38,6 @@ class Results:
             self._runs.setdefault((row["source"], row["target"], row["arm"]), []).append(row)
         self.seeds = len(next(iter(self._runs.values())))
         self.epochs = max(len(row["epochs"]) for rows in self._runs.values() for row in rows)
-        self.runs = sum(map(len, self._runs.values()))
 
     def pairs_of(self, *arms: str) -> list[Pair]:
         """The pairs that all these arms are run on."""

@@ -23,7 +23,7 @@ def carry_out(run: Run) -> None:
     """Write what the report shows of this run; see `kzoo.studies.stages`."""
     trained = run.table("train.json")
     rows = [_compared(row) for row in trained["runs"]]
-    differences = np.array([row["again"] - row["frozen"] for row in rows]) * 100
+    differences = np.array([round(100 * (row["again"] - row["frozen"]), 4) for row in rows])
 
     def largest(chosen: Any) -> float:
         return float(np.abs(differences[chosen]).max())
@@ -54,7 +54,8 @@ def _compared(row: dict[str, Any]) -> dict[str, Any]:
     frozen = json.loads((folder / METRICS).read_text(encoding="utf-8"))["test"]["accuracy"]
     return {
         "name": row["name"],
-        "frozen": frozen,
+        # As precise as the accuracies of a table.
+        "frozen": round(frozen, 6),
         "again": last_accuracy(row),
         "same": row["sha256"] == weights_sha256([folder / WEIGHTS]),
     }
