@@ -16,11 +16,11 @@ from kzoo.readers.shapes import shapes_architecture, without_wrappers
 
 #: kzoo's own small networks, as they are named everywhere.
 SMALL = "small"
-_WHOLE, _SHARDED = "model.safetensors", "model.safetensors.index.json"
+WHOLE, SHARDED = "model.safetensors", "model.safetensors.index.json"
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors\Z")
 # The names of 21,000 classes take one of these megabytes.
-_MOST_CONFIG = 5_000_000
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+MOST_CONFIG = 5_000_000
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def looks_like_path(text: str) -> bool:
     path = Path(text)
     return bool(text) and (
         text.startswith((".", "/", "~"))
-        or path.suffix in (".safetensors", *_PICKLES)
-        or text.endswith(_SHARDED)
+        or path.suffix in (".safetensors", *PICKLES)
+        or text.endswith(SHARDED)
         or _exists(path)
     )
 
@@ -96,7 +96,7 @@ def read_weights_file(path: Path) -> WeightsFile:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path} cannot be read ({reason}): give a file that exists and may be read") from None
     if _SHARD.search(path.name):
-        raise InputError(f"{path} is one shard of several: give their index, {_SHARDED}, or the folder")
+        raise InputError(f"{path} is one shard of several: give their index, {SHARDED}, or the folder")
     tensors, shards = read_shards(path) if path.suffix == ".json" else (read_header(path), (path,))
     if not tensors:
         raise InputError(f"{path} holds no tensors: give the file of a trained network")
@@ -104,19 +104,19 @@ def read_weights_file(path: Path) -> WeightsFile:
 
 
 def _locate(path: Path) -> Path:
-    if path.suffix in _PICKLES:
+    if path.suffix in PICKLES:
         raise InputError(
             f"{path} may be a pickle, which can run code when it is read: save its tensors with safetensors.torch.save_file"
         )
     if not path.is_dir():
         return path
-    for name in (_WHOLE, _SHARDED):
+    for name in (WHOLE, SHARDED):
         if (path / name).exists():
             return path / name
     found = sorted(path.glob("*.safetensors"))
     if len(found) != 1:
-        what = "several .safetensors files: name one of them" if found else f"no .safetensors file: expected {_WHOLE}"
-        pickles = sorted(file.name for file in path.iterdir() if file.suffix in _PICKLES)
+        what = "several .safetensors files: name one of them" if found else f"no .safetensors file: expected {WHOLE}"
+        pickles = sorted(file.name for file in path.iterdir() if file.suffix in PICKLES)
         if pickles and not found:
             what += f"; {pickles[0]} may be a pickle: save its tensors with safetensors.torch.save_file"
         raise InputError(f"folder {path} holds {what}")
@@ -132,17 +132,26 @@ def _config(path: Path) -> tuple[tuple[str, ...], int | None, tuple[int, ...] | 
     """What a config.json in timm's layout says: the architectures it may mean, classes and input size."""
     if not path.is_file():
         return (), None, None
-    config = parse_object(read_bounded(path, _MOST_CONFIG), f"{path} cannot be used", _MOST_CONFIG)
+    return config_claims(read_bounded(path, MOST_CONFIG), str(path))
+
+
+def config_claims(content: bytes, name: str) -> tuple[tuple[str, ...], int | None, tuple[int, ...] | None]:
+    """What the content of a config.json in timm's layout says: architectures it may mean, classes and input size.
+
+    Raises:
+        InputError: it is no JSON object; ``name`` is what the message calls it.
+    """
+    config = parse_object(content, f"{name} cannot be used", MOST_CONFIG)
     pretrained = config.get("pretrained_cfg")
     nested = pretrained if isinstance(pretrained, dict) else {}
     arguments = config.get("model_args")
     given = arguments if isinstance(arguments, dict) else {}
-    name = config.get("architecture", nested.get("architecture"))
+    architecture = config.get("architecture", nested.get("architecture"))
     classes = config.get("num_classes", nested.get("num_classes", given.get("num_classes")))
     size = nested.get("input_size", config.get("input_size"))
     sized = isinstance(size, list) and len(size) == 3 and all(type(axis) is int and axis > 0 for axis in size)
     known = type(classes) is int and classes >= 0
-    return _claims(name, config), classes if known else None, tuple(size) if sized and size else None
+    return _claims(architecture, config), classes if known else None, tuple(size) if sized and size else None
 
 
 def _claims(name: Any, config: Mapping[str, Any]) -> tuple[str, ...]:

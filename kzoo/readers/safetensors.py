@@ -12,7 +12,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,30 +87,51 @@ def read_shards(path: Path) -> tuple[dict[str, Tensor], tuple[Path, ...]]:
         InputError: the file is not such an index, or a shard is missing, faulty, outside its folder or holds other
             tensors than the index says.
     """
-    table = parse_object(read_bounded(path, MOST_HEADER), f"{path} is not the index of a sharded file", 99).get(
-        "weight_map"
-    )
+    table = shard_table(read_bounded(path, MOST_HEADER), str(path))
+    tensors, shards = joined_shards(table, str(path), lambda shard, left: _read_header(path.with_name(shard), left))
+    return tensors, tuple(path.with_name(shard) for shard in shards)
+
+
+def shard_table(content: bytes, name: str) -> dict[str, str]:
+    """Tensor to shard, as the content of a ``model.safetensors.index.json`` says; ``name`` is what messages call it.
+
+    Raises:
+        InputError: it is no such index.
+    """
+    table = parse_object(content, f"{name} is not the index of a sharded file", 99).get("weight_map")
     if not isinstance(table, dict) or not table or not all(isinstance(shard, str) for shard in table.values()):
-        raise InputError(f"{path} is not the index of a sharded file: it has no 'weight_map' of tensor to file")
+        raise InputError(f"{name} is not the index of a sharded file: it has no 'weight_map' of tensor to file")
+    return table
+
+
+def joined_shards(
+    table: Mapping[str, str], name: str, read: Callable[[str, int], tuple[dict[str, Tensor], int]]
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors of all shards of a table, in its order, and the names of the shards.
+
+    ``read`` gives the tensors of a shard whose header has at most so many bytes, and how many it has.
+
+    Raises:
+        InputError: a shard is faulty, outside its folder or holds other tensors than the table says.
+    """
     shards = {}
     left = MOST_HEADER
     for shard in dict.fromkeys(table.values()):
         # A shard stands beside its index; anything else could be made to read any file.
         if Path(shard).name != shard or shard in ("", ".", ".."):
-            raise InputError(f"{path} names the shard {shard!r:.80}: expected the name of a file beside it")
+            raise InputError(f"{name} names the shard {shard!r:.80}: expected the name of a file beside it")
         # All headers together may be as large as that of a single file.
-        shards[shard], length = _read_header(path.with_name(shard), left)
+        shards[shard], length = read(shard, left)
         left -= length
         for key in shards[shard]:
             if table.get(key) != shard:
-                raise InputError(f"{path} and its shard {shard} disagree on tensor {key!r:.80}: fetch both again")
+                raise InputError(f"{name} and its shard {shard} disagree on tensor {key!r:.80}: fetch both again")
     missing = next((key for key, shard in table.items() if key not in shards[shard]), None)
     if missing is not None:
         raise InputError(
-            f"{path} says that {table[missing]} holds tensor {missing!r:.80}, but it does not: fetch both again"
+            f"{name} says that {table[missing]} holds tensor {missing!r:.80}, but it does not: fetch both again"
         )
-    tensors = {key: shards[shard][key] for key, shard in table.items()}
-    return tensors, tuple(path.with_name(shard) for shard in shards)
+    return {key: shards[shard][key] for key, shard in table.items()}, tuple(shards)
 
 
 def read_bounded(path: Path, most: int) -> bytes:

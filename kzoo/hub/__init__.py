@@ -1,0 +1,1 @@
+"""The Hugging Face Hub: what lies there, headers by range, locks and pulls. Nothing from it runs as code."""

@@ -1,0 +1,205 @@
+"""Requests to the Hub: bounded in size and time, retried politely, and their failures in one sentence.
+
+The session, the token, the endpoint and the errors are huggingface_hub's; its own calls would wait for minutes where
+nobody answers, and read a whole file where a server ignores a range.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    DisabledRepoError,
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, httpx
+
+from kzoo.errors import InputError, KzooError, WorldError
+
+#: So many times a request is made; an endpoint that is dead is said within ten seconds.
+TRIES = 3
+#: Longer than this nobody waits for a Hub that asks for patience; the sentence says how long it would have been.
+MOST_WAIT = 60.0
+MOST_JSON = 50_000_000
+_TIMEOUT = httpx.Timeout(10.0, connect=2.0)
+_FIRST_WAIT = 0.5
+_AGAIN = (429, 500, 502, 503, 504)
+_CHUNK = 65_536
+_TOKEN = re.compile(r"hf_[A-Za-z0-9]{6,}|(?<=Bearer )\S+")
+
+
+class _Busy(Exception):
+    """The answer says to try again, after so many seconds."""
+
+    def __init__(self, status: int, seconds: float | None) -> None:
+        super().__init__(f"status {status}")
+        self.status, self.seconds = status, seconds
+
+
+def endpoint() -> str:
+    """The Hub that is asked: ``HF_ENDPOINT``, or the real one."""
+    return constants.ENDPOINT
+
+
+def get_json(path: str, what: str) -> tuple[Any, Mapping[str, str]]:
+    """The JSON that the Hub answers below its endpoint, and the answer's headers; ``what`` names it in sentences.
+
+    Raises:
+        InputError: there is no such thing, or one may not see it.
+        WorldError: the Hub cannot be reached, is busy for too long, or answers nonsense.
+    """
+    content, headers = get_bytes(f"{endpoint()}{path}", what, most=MOST_JSON)
+    try:
+        return json.loads(content), headers
+    except (ValueError, RecursionError):
+        raise WorldError(f"the Hub at {endpoint()} answered no JSON for {what}: is it a Hub? Try again") from None
+
+
+def get_bytes(
+    url: str, what: str, *, first: int | None = None, most: int, exactly: bool = False
+) -> tuple[bytes, Mapping[str, str]]:
+    """The content at ``url``, or at most ``most`` bytes of it from the byte ``first`` on, and the answer's headers.
+
+    Without ``first`` more than ``most`` bytes are refused. With ``exactly``, fewer are, too.
+
+    Raises:
+        InputError, WorldError: see `get_json`.
+    """
+    headers = build_hf_headers()
+    if first is not None:
+        headers["range"] = f"bytes={first}-{first + most - 1}"
+    with hub_errors(what):
+        for number in range(TRIES):
+            try:
+                content, answer = _once(url, headers, first, most)
+                if exactly and len(content) != most:
+                    raise httpx.RemoteProtocolError(f"{len(content):,} bytes came of {most:,}")
+                return content, answer
+            except (_Busy, httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError) as error:
+                _wait(error, number, what)
+    raise AssertionError("the last try returns or raises")
+
+
+def _once(url: str, headers: Mapping[str, str], first: int | None, most: int) -> tuple[bytes, Mapping[str, str]]:
+    with get_session().stream("GET", url, headers=dict(headers), timeout=_TIMEOUT) as response:
+        if response.status_code in _AGAIN:
+            raise _Busy(response.status_code, _asked_to_wait(response.headers))
+        if response.status_code >= 400:
+            # The error's sentence is in the body.
+            response.read()
+        hf_raise_for_status(response)
+        content = bytearray()
+        # A server that ignores a range sends all from the first byte.
+        skip = first if first and response.status_code == 200 else 0
+        for chunk in response.iter_bytes(_CHUNK):
+            content += chunk
+            if len(content) >= skip + most + 1:
+                break
+        if first is None and len(content) > most:
+            raise WorldError(f"{url} has more than the {most:,} bytes that are read: it is not what it should be")
+        return bytes(content[skip : skip + most]), dict(response.headers)
+
+
+def _asked_to_wait(headers: Mapping[str, str]) -> float | None:
+    """The seconds that a busy Hub asks for."""
+    found = re.fullmatch(r"\d+(\.\d+)?", headers.get("retry-after", "").strip(), re.ASCII)
+    if found:
+        return float(found[0])
+    # ratelimit: "api";r=0;t=55, where t is the time until more is allowed.
+    reset = re.search(r";\s*r=0;\s*t=(\d+)", headers.get("ratelimit", ""), re.ASCII)
+    return float(reset[1]) if reset else None
+
+
+def _wait(error: Exception, number: int, what: str) -> None:
+    """Wait before the next try, or say that there is none."""
+    asked = error.seconds if isinstance(error, _Busy) else None
+    if asked is not None and asked > MOST_WAIT:
+        raise WorldError(f"the Hub at {endpoint()} asks to wait for {asked:.0f} s before {what}: try again then")
+    if number == TRIES - 1:
+        if isinstance(error, _Busy):
+            raise WorldError(
+                f"the Hub at {endpoint()} has answered {what} with {error} {TRIES} times: try again later"
+            ) from None
+        raise WorldError(
+            f"the Hub at {endpoint()} does not answer {what} ({_reason(error)}): check the network, and HF_ENDPOINT if it "
+            "is set"
+        ) from None
+    time.sleep(_FIRST_WAIT * 2**number if asked is None else asked)
+
+
+@contextmanager
+def hub_errors(what: str) -> Iterator[None]:
+    """Turns what the client raises into kzoo's sentences.
+
+    Raises:
+        InputError: there is no such thing, or one may not see it.
+        WorldError: the Hub or the network fails.
+    """
+    try:
+        yield
+    except KzooError:
+        raise
+    except OfflineModeIsEnabled:
+        raise WorldError(
+            f"{what} is not in the client's cache, and HF_HUB_OFFLINE is set: unset it to ask the Hub"
+        ) from None
+    except GatedRepoError:
+        raise InputError(
+            f"{what} is gated: accept its terms on its page at {endpoint()}, and log in (hf auth login, or HF_TOKEN)"
+        ) from None
+    except RevisionNotFoundError:
+        raise InputError(f"{what}: there is no such revision; expected a branch, a tag or a commit") from None
+    except RepositoryNotFoundError as error:
+        if error.response.status_code == 401:
+            raise InputError(
+                f"{what}: the Hub does not accept the token, or hides it from strangers: check the name, and log in "
+                "(hf auth login, or HF_TOKEN)"
+            ) from None
+        raise InputError(
+            f"{what} is not on the Hub at {endpoint()}, or is private: check the name, or log in (hf auth login, HF_TOKEN)"
+        ) from None
+    except DisabledRepoError:
+        raise InputError(f"{what} has been disabled by the Hub: choose another model") from None
+    except EntryNotFoundError:
+        raise InputError(f"{what} is not on the Hub at {endpoint()}: check the name of the file") from None
+    except HFValidationError as error:
+        raise InputError(f"{what} is no name of a repository ({_reason(error)}): expected user/name") from None
+    except HfHubHTTPError as error:
+        raise _http_error(error, what) from None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise WorldError(
+            f"the Hub at {endpoint()} does not answer {what} ({_reason(error)}): check the network, and HF_ENDPOINT if it "
+            "is set"
+        ) from None
+
+
+def _http_error(error: HfHubHTTPError, what: str) -> KzooError:
+    status = error.response.status_code
+    if status in (401, 403):
+        return InputError(
+            f"the Hub at {endpoint()} refuses {what} (status {status}): log in with a token that may read it (hf auth login, "
+            "or HF_TOKEN)"
+        )
+    if status == 404:
+        return InputError(f"{what} is not on the Hub at {endpoint()}: check the name")
+    return WorldError(
+        f"the Hub at {endpoint()} answered {what} with status {status} ({_reason(error)}): try again later"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line, without any token."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return _TOKEN.sub("(token)", text)[:160]

@@ -1,0 +1,137 @@
+"""What a repository on the Hub holds at one revision, without any of its content."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from kzoo.errors import InputError, WorldError
+from kzoo.hub.client import endpoint, get_json
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_LONGEST_REVISION = 200
+_MOST_FILES = 100_000
+
+
+@dataclass(frozen=True, order=True)
+class RepositoryName:
+    """A repository, and the revision that is asked for: a branch, a tag or a commit; None for its main branch."""
+
+    id: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return self.id if self.revision is None else f"{self.id}@{self.revision}"
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of a repository; ``sha256`` is known of large ones, ``oid`` (git's SHA-1 of its blob) of the others."""
+
+    name: str
+    size: int
+    sha256: str | None
+    oid: str | None
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository at one commit. ``asked`` is the id that was asked for; a renamed one has another id."""
+
+    id: str
+    asked: str
+    commit: str
+    files: Mapping[str, RemoteFile]
+    tags: tuple[str, ...]
+    gated: bool
+    private: bool
+    license: str | None
+
+
+def parse_name(text: str) -> RepositoryName:
+    """The repository that ``user/name``, ``user/name@revision``, or either after ``hf:``, names.
+
+    Raises:
+        InputError: it has no such form.
+    """
+    name, at, revision = text.removeprefix("hf:").partition("@")
+    sound = _REPOSITORY.fullmatch(name) and ".." not in name and "--" not in name
+    if not sound or (at and not _sound_revision(revision)):
+        raise InputError(f"{text!r:.120} names no repository: expected hf:user/name or hf:user/name@revision")
+    return RepositoryName(name, revision or None)
+
+
+def _sound_revision(revision: str) -> bool:
+    return bool(revision) and len(revision) <= _LONGEST_REVISION and revision.isprintable() and ".." not in revision
+
+
+def read_repository(name: RepositoryName) -> Repository:
+    """What lies in a repository; one request.
+
+    Raises:
+        InputError: there is no such repository or revision, or one may not see it.
+        WorldError: the Hub cannot be reached, or answers nonsense.
+    """
+    revision = f"/revision/{quote(name.revision, safe='')}" if name.revision is not None else ""
+    data, _ = get_json(f"/api/models/{name.id}{revision}?blobs=true", str(name))
+    try:
+        return _repository(name, data)
+    except (KeyError, TypeError, ValueError) as error:
+        raise WorldError(
+            f"the Hub at {endpoint()} answered something else than a repository for {name} ({error!s:.100}): try again"
+        ) from None
+
+
+def _repository(name: RepositoryName, data: Any) -> Repository:
+    commit = data["sha"]
+    if not (isinstance(commit, str) and _COMMIT.fullmatch(commit)):
+        raise ValueError("no commit")
+    if name.revision is not None and _COMMIT.fullmatch(name.revision) and commit != name.revision:
+        raise ValueError(f"another commit, {commit}")
+    siblings = data["siblings"]
+    if len(siblings) > _MOST_FILES:
+        raise ValueError("too many files")
+    files = [_file(sibling) for sibling in siblings]
+    tags = tuple(str(tag) for tag in data.get("tags") or ())
+    license = next((tag.removeprefix("license:") for tag in tags if tag.startswith("license:")), None)
+    return Repository(
+        id=str(data.get("id", name.id)),
+        asked=name.id,
+        commit=commit,
+        files={file.name: file for file in files},
+        tags=tags,
+        gated=bool(data.get("gated")),
+        private=bool(data.get("private")),
+        license=license,
+    )
+
+
+def _file(sibling: Any) -> RemoteFile:
+    name, size = sibling["rfilename"], sibling["size"]
+    if not isinstance(name, str) or type(size) is not int or size < 0:
+        raise ValueError("a file without name or size")
+    lfs = sibling.get("lfs") or {}
+    sha256, oid = lfs.get("sha256"), sibling.get("blobId")
+    return RemoteFile(
+        name,
+        size,
+        sha256 if isinstance(sha256, str) and _SHA256.fullmatch(sha256) else None,
+        oid if isinstance(oid, str) and _COMMIT.fullmatch(oid) else None,
+    )
+
+
+def file_url(repository: Repository, file: str) -> str:
+    """Where a file of the repository's commit is fetched from."""
+    return f"{endpoint()}/{repository.id}/resolve/{repository.commit}/{quote(file)}"
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a file's name is one that may be written below a folder: relative, printable, and without a way up."""
+    parts = name.split("/")
+    sound = all(part not in ("", ".", "..") and len(part.encode()) <= 255 for part in parts)
+    return sound and name.isprintable() and "\\" not in name and len(name.encode()) <= 1000
