@@ -81,7 +81,7 @@ def _model(hub: Hub, request: Request, parts: list[str]) -> Response:
             return discussions.change(hub, request, repo, *rest[1:3])
         return discussions.details(hub, request, repo, rest[1])
     if rest[:1] in (["xet-read-token"], ["xet-write-token"]):
-        return hub.xet.token(hub, request, repo, write=rest[0] == "xet-write-token")
+        return hub.xet.token(hub, request, repo, "/".join(rest[1:]), write=rest[0] == "xet-write-token")
     function = WRITING.get((request.method, rest[0])) if rest else None
     if function is None and rest and request.method in ("GET", "HEAD"):
         function = READING.get(rest[0])

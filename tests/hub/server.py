@@ -116,6 +116,10 @@ class Hub:
         """The bytes of a file."""
         return self.head(name, revision).files[path].read()
 
+    def store_in_xet(self, name: str) -> None:
+        """Let the large files of the latest commit be downloaded through xet, as uploaded ones are."""
+        self.xet.add([blob for blob in self.head(name).files.values() if blob.lfs])
+
     def rename(self, old: str, new: str) -> None:
         """A repository has another name; the old one redirects."""
         with self.store.lock:
