@@ -85,19 +85,17 @@ def sibling(path: str, blob: Blob, blobs: bool) -> dict[str, Any]:
     return answer
 
 
-def tree_file(path: str, blob: Blob, xet: str | None) -> dict[str, Any]:
-    """A file in a listing of the tree."""
+def tree_entry(path: str, commit: Commit, xet: str | None) -> dict[str, Any]:
+    """A file or a folder in a listing of the tree."""
+    blob = commit.files.get(path)
+    if blob is None:
+        return {"type": "directory", "oid": commit.folders[path], "size": 0, "path": path}
     answer: dict[str, Any] = {"type": "file", "oid": blob.oid, "size": blob.size, "path": path}
     if blob.lfs:
         answer["lfs"] = {"oid": blob.sha256, "size": blob.size, "pointerSize": blob.pointer_size}
         if xet:
             answer["xetHash"] = xet
     return answer
-
-
-def tree_folder(path: str, oid: str) -> dict[str, Any]:
-    """A folder in a listing of the tree."""
-    return {"type": "directory", "oid": oid, "size": 0, "path": path}
 
 
 def last_commit(commit: Commit) -> dict[str, Any]:

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from tests.hub.server import Hub
 
 
+# Packages whose modules may keep an HfApi.
+CLIENTS = {"huggingface_hub", "timm", "kzoo", "tests"}
+
+
 def environment(hub: Hub, home: Path, token: str | None = None, *, xet: bool = False) -> dict[str, str]:
     """The variables of a subprocess whose clients talk to this Hub and keep everything below `home`.
 
@@ -50,6 +54,9 @@ def patch(
     endpoint and the memory of every HfApi that modules keep; the origins that may get tokens. Dropped are the shared
     HTTP client, which holds connections to an earlier Hub, and what is remembered of trees and xet tokens.
     """
+    # Imported now: what a module copies at its import must be what it copies without a test.
+    from huggingface_hub import _snapshot_download, hf_api, hub_mixin, repocard  # noqa: F401
+
     for name in [name for name in os.environ if name.startswith(("HF_", "HUGGINGFACE_", "TRANSFORMERS_"))]:
         monkeypatch.delenv(name)
     for name, text in environment(hub, home, token, xet=xet).items():
@@ -101,8 +108,8 @@ def _patch_apis(monkeypatch: pytest.MonkeyPatch, hub: Hub) -> None:
     from huggingface_hub import HfApi
 
     seen: set[int] = set()
-    for module in list(sys.modules.values()):
-        for value in list(getattr(module, "__dict__", {}).values()):
+    for module in [module for name, module in sys.modules.items() if name.partition(".")[0] in CLIENTS]:
+        for value in list(vars(module).values()):
             if type(value) is HfApi and id(value) not in seen:
                 seen.add(id(value))
                 monkeypatch.setattr(value, "endpoint", hub.url)

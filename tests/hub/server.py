@@ -185,6 +185,15 @@ class _Server(ThreadingHTTPServer):
         """Clients that go away are no news."""
 
 
+def _rates(path: str) -> dict[str, str]:
+    """What every answer of the Hub says about its limits: there is always enough left."""
+    kind, quota = ("resolvers", 3000) if "/resolve" in path else ("api", 500)
+    return {
+        "RateLimit": f'"{kind}";r={quota - 1};t=172',
+        "RateLimit-Policy": f'"fixed window";"{kind}";q={quota};w=300',
+    }
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     # Headers and body leave at once; without this every answer waits 40 ms.
@@ -262,7 +271,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, response: Response, entry: Entry) -> None:
         entry.status = response.status
         self.send_response(response.status)
-        headers = {"X-Request-Id": f"Root=1-{len(self.server.hub.log):08x}", **response.headers}
+        headers = {"X-Request-Id": f"Root=1-{len(self.server.hub.log):08x}"} | _rates(self.path) | response.headers
         headers.setdefault("Content-Length", str(response.body.length))
         for name, text in headers.items():
             if text:
