@@ -31,10 +31,15 @@ class LockedFile(BaseModel):
 
 
 class Lock(BaseModel):
-    """A repository at a commit; ``asked`` is the revision that led to it, and the first file is the one to open."""
+    """A repository at a commit; the first file is the one to open.
+
+    ``name`` is the repository as people write it, and ``repository`` what the Hub calls it, which differs where it was
+    renamed; ``asked`` is the revision that led to the commit.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    name: str = Field(min_length=1)
     repository: str = Field(min_length=1)
     asked: str | None = None
     commit: str = Field(pattern=_COMMIT)
@@ -47,12 +52,12 @@ class Lock(BaseModel):
         return sum(file.size for file in self.files)
 
 
-def lock_file(registry: Path, repository: str) -> Path:
+def lock_file(registry: Path, name: str) -> Path:
     """Where the lock of a repository is kept."""
-    return registry / FOLDER / f"{repository.replace('/', '--')}.json"
+    return registry / FOLDER / f"{name.replace('/', '--')}.json"
 
 
-def find_lock(registries: Iterable[Path], repository: str) -> Lock | None:
+def find_lock(registries: Iterable[Path], name: str) -> Lock | None:
     """The lock of a repository, of the last registry that has one.
 
     Raises:
@@ -60,18 +65,18 @@ def find_lock(registries: Iterable[Path], repository: str) -> Lock | None:
     """
     found = None
     for registry in registries:
-        path = lock_file(registry, repository)
+        path = lock_file(registry, name)
         if path.is_file():
-            found = _read(path, repository)
+            found = _read(path, name)
     return found
 
 
-def _read(path: Path, repository: str) -> Lock:
+def _read(path: Path, name: str) -> Lock:
     document = read_json(path, "a lock")
     lock = document.validated(Lock)
     # The name of a file leads to a place on the disk.
-    if lock.repository != repository or not all(is_plain_name(file.name) for file in lock.files):
-        raise InputError(f"{path} is no lock of {repository}: delete it, and pull again")
+    if lock.name != name or not all(is_plain_name(file.name) for file in lock.files):
+        raise InputError(f"{path} is no lock of {name}: delete it, and pull again")
     return lock
 
 
@@ -81,7 +86,7 @@ def write_lock(registry: Path, lock: Lock) -> Path:
     Raises:
         WorldError: the disk fails.
     """
-    path = lock_file(registry, lock.repository)
+    path = lock_file(registry, lock.name)
     with replacing(path) as temporary:
         temporary.write_text(lock.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return path

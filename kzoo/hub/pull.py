@@ -77,6 +77,7 @@ def pull(remote: RemoteNetwork, asked: str | None, progress: Progress) -> Pulled
         fetched += file.size if new else 0
     progress("fetching", 1.0)
     lock = Lock(
+        name=repository.asked,
         repository=repository.id,
         asked=asked,
         commit=repository.commit,
