@@ -17,7 +17,7 @@ from kzoo.faults import Document, nearest, read_yaml
 Verdict = Literal["reproduced", "not reproduced", "inconclusive", "not run"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 Comparison = Literal["at least", "above", "at most", "below"]
-Profile = Literal["tiny", "default", "gpu", "paper", "imagenet"]
+Profile = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 #: A number whose distance to any other is one too.
 Number = Annotated[float, Field(ge=-1e100, le=1e100)]
 

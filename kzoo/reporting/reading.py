@@ -11,6 +11,7 @@ from kzoo.claims import VERDICTS, Claim, Claims, MetricKind, Verdict, read_claim
 from kzoo.errors import InputError
 from kzoo.faults import nearest
 from kzoo.reporting.results import Found, Results, read_results
+from kzoo.studies.params import PARAMS, require_profiles
 
 PIPELINES = "pipelines"
 _CLAIMS = "claims.yaml"
@@ -114,6 +115,8 @@ def read_report(root: Path, papers: Sequence[str] | None, metrics: Mapping[str, 
 
 def _paper(folder: Path, metrics: Mapping[str, MetricKind]) -> PaperResult:
     about = read_claims(folder / _CLAIMS, metrics)
+    if (folder / PARAMS).is_file():
+        require_profiles(folder, about.claims)
     file = folder / _METRICS
     results = None
     if file.exists():

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
 
 from kzoo.errors import InputError
 from kzoo.faults import Document, nearest, read_yaml
-from kzoo.studies.design import Section
+from kzoo.studies.design import CLAIMS, Section
 from kzoo.studies.stages import STAGES, Stage
+
+if TYPE_CHECKING:
+    from kzoo.claims import Claim
 
 PARAMS = "params.yaml"
 _WHAT = "a study"
@@ -79,6 +83,22 @@ def read_study(path: Path, profile: str | None = None) -> Study:
         raise document.fault(("profile",), sentence) if profile is None else InputError(f"{path}: {sentence}")
     values = _profile(document, params.kzoo_study, name)
     return Study(path.parent, params.kzoo_study, name, values, params.tolerance)
+
+
+def require_profiles(folder: Path, claims: Iterable[Claim]) -> None:
+    """Refuse claims for a profile that the study has not; a misspelled one would never be run.
+
+    Raises:
+        InputError: there is such a claim.
+    """
+    names = profile_names(folder / PARAMS)
+    for claim in claims:
+        for profile in claim.profiles:
+            if profile not in names:
+                raise InputError(
+                    f"{folder / CLAIMS}: the claim {claim.id} is for the profile {profile!r}, which {PARAMS} has not; nearest: "
+                    f"{nearest(profile, names)}"
+                )
 
 
 def profile_names(path: Path) -> list[str]:

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from kzoo.claims import read_claims
 from kzoo.errors import InputError
-from kzoo.studies.params import profile_names, read_study
+from kzoo.studies.metrics import metric_kinds
+from kzoo.studies.params import profile_names, read_study, require_profiles
 from kzoo.studies.stages import STAGES
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +73,14 @@ def test_the_paper_profile_is_the_authors_grid():
         ("weight_decay: 0.05, threads: 1}\n    sweep: {rates: [0.002", "lr: 0.01}\n    sweep: {rates: [0.002", "training says lr or seed"),
         ("[0.002, 0.006, 0.018]", "[0.002, 0.006, fast]", "sweep.rates.2: expected a number, found 'fast'"),
         ("[0.002, 0.006, 0.018]", "[0.002, 6e-3, 0.018]", None),
+        ("[0.002, 0.006, 0.018]", "[0.002, -0.006]", "sweep.rates.1: expected a number above 0"),
+        ("[0.002, 0.006, 0.018]", "[0.002, 0.0020]", "sweep.rates has 0.002 twice"),
+        ("seeds: [1, 2, 3]", "seeds: [1, -2, 3]", "seeds.1: expected a number of 0 or more"),
+        ("seeds: [1, 2, 3]", "seeds: [1, 2, 1]", "profiles.default: seeds has 1 twice: keep one of them"),
+        ("seeds: [1, 2, 3]", "seeds: [1, 100]", "seeds and sweep.seeds share a seed"),
+        ("- [vgg-1x16, resnet-1x16]", "- [resnet-1x12, resnet-2x12]", "pairs has resnet-1x12 -> resnet-2x12 twice"),
+        ("resnet-1x12: {", "resnet--1x12: {", "networks.resnet--1x12"),
+        ("groups: [width, family]", "groups: []", "arms.full.groups: expected a list of 1 or more"),
     ],
 )  # fmt: skip
 def test_faults_name_file_line_and_field(changed, old, new, expected):
@@ -106,7 +116,7 @@ def test_a_stage_whose_input_is_missing_or_damaged_says_which_to_run(command, tm
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "sources.json").write_text("{")
     code, _, said = command("run", tmp_path, "--profile", "tiny", "--stage", "match")
-    assert (code, "sources.json cannot be used" in said) == (2, True)
+    assert (code, "sources.json: it is not JSON" in said or "sources.json: " in said) == (2, True)
 
 
 @pytest.mark.parametrize(("jobs", "code"), [("0", 2), ("many", 2), ("1", 2)])
@@ -116,3 +126,50 @@ def test_the_number_of_processes_must_be_one(command, tmp_path, monkeypatch, job
     found, _, said = command("run", tmp_path, "--profile", "tiny", "--stage", "match")
     assert found == code
     assert ("KZOO_JOBS is" in said) == (jobs != "1")
+
+
+def test_results_go_into_a_folder_of_their_own(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("KZOO_JOBS", "1")
+    thesis = tmp_path / "work" / "models" / "thesis.txt"
+    thesis.parent.mkdir(parents=True)
+    thesis.write_text("years")
+    run = ("run", ROOT / "pipelines" / "zoo", "--profile", "tiny", "--stage", "train", "--out")
+    code, _, said = command(*run, tmp_path / "work")
+    assert (code, "holds other things than a study's results" in said) == (2, True)
+    assert thesis.read_text() == "years" and sorted(path.name for path in thesis.parents[1].iterdir()) == ["models"]
+    code, _, said = command(*run, thesis)
+    assert (code, "is no folder" in said) == (2, True)
+    # The folder in which one stands is as good as any.
+    new = tmp_path / "new"
+    new.mkdir()
+    monkeypatch.chdir(new)
+    for _ in range(2):
+        code, _, said = command(*run, ".")
+        assert code == 0, said
+    assert sorted(path.name for path in new.iterdir()) == [".kzoo-study", "models", "train.json"]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".new")] in ([], [".new.work.lock"])
+
+
+def test_a_second_run_into_the_same_folder_is_refused(command, tmp_path, monkeypatch):
+    from filelock import FileLock
+
+    shutil.copy(DPIAT / "params.yaml", tmp_path)
+    with FileLock(tmp_path / ".out.work.lock"):
+        code, _, said = command("run", tmp_path, "--profile", "tiny", "--stage", "match")
+    assert (code, "another kzoo is writing into" in said) == (3, True)
+
+
+def test_claims_for_a_profile_that_is_not_there_are_refused(tmp_path):
+    shutil.copy(DPIAT / "params.yaml", tmp_path)
+    text = (DPIAT / "claims.yaml").read_text().replace("profiles: [imagenet]", "profiles: [imagnet]")
+    (tmp_path / "claims.yaml").write_text(text)
+    claims = read_claims(tmp_path / "claims.yaml", metric_kinds("dpiat")).claims
+    with pytest.raises(InputError, match=r"imagenet-after-50-epochs is for the profile 'imagnet'.*nearest: imagenet"):
+        require_profiles(tmp_path, claims)
+    for folder in (DPIAT, DPIAT.parent / "zoo"):
+        require_profiles(folder, read_claims(folder / "claims.yaml", metric_kinds(folder.name)).claims)
+
+
+def test_a_claim_names_a_metric_of_its_own_study():
+    with pytest.raises(InputError, match="'largest difference' is no metric"):
+        read_claims(DPIAT.parent / "zoo" / "claims.yaml", metric_kinds("dpiat"))
