@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
 import shutil
+import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -28,6 +31,8 @@ from kzoo.studies.records import Record
 from kzoo.training.checkpoints import kept_epochs
 from kzoo.zoo import Zoo, shipped_zoo
 
+_WATCHED_EVERY = 1.0
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -36,6 +41,17 @@ class Unit:
     name: str
     recipe: Recipe
     keep: bool = False
+
+
+def _end_with(parent: int) -> None:
+    """Let this process end soon after its parent has: one that is killed cannot tell its children."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCHED_EVERY)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @dataclass(frozen=True)
@@ -98,7 +114,8 @@ class Work:
             return
         # A fresh interpreter each: forking a process that has imported torch is not safe.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(self.run.jobs, len(orders)), context) as pool:
+        workers = min(self.run.jobs, len(orders))
+        with ProcessPoolExecutor(workers, context, initializer=_end_with, initargs=(os.getpid(),)) as pool:
             futures: list[Future[Record]] = [pool.submit(_carry_out, order) for order in orders]
             try:
                 for future in as_completed(futures):
