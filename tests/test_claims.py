@@ -139,7 +139,7 @@ def test_a_number_without_a_dot_is_a_number(tmp_path: Path) -> None:
             "a threshold means nothing without it, and the metric is in 'points'",
         ),
         ("unit: ratio", "unit: points", "18: claims.0.unit: expected 'ratio', the unit of the metric ratio, found 'points'"),
-        ("metric: ratio", "metric: ratoi", "14: claims.0.metric: 'ratoi' is no metric of the studies; nearest: ratio, pairs, points"),
+        ("metric: ratio", "metric: ratoi", "14: claims.0.metric: 'ratoi' is no metric of the study: expected one of ratio, points, pairs"),
         (
             "comparison: at least",
             "comparison: atleast",

@@ -82,6 +82,8 @@ def paper_folder(paper: str, root: Path | None = None) -> Path:
     Raises:
         InputError: there is no such paper.
     """
+    if root is None and (Path(paper) / _CLAIMS).is_file():
+        return Path(paper)
     folder = (find_root(Path()) if root is None else root) / PIPELINES
     if paper not in (known := _known(folder)):
         raise InputError(f"{paper!r:.80} is no paper in {folder}; nearest: {nearest(paper, known)}")

@@ -18,7 +18,7 @@ from kzoo.studies.stages import STAGES, Stage
 if TYPE_CHECKING:
     from kzoo.claims import Claim
 
-PARAMS = "params.yaml"
+PARAMS, _PIPELINES = "params.yaml", "pipelines"
 _WHAT = "a study"
 
 
@@ -58,12 +58,31 @@ class Study:
             if stage.name == name:
                 return stage
         names = ", ".join(stage.name for stage in self.stages)
-        raise InputError(f"{name!r:.80} is no stage of {self.folder.name}: expected one of {names}")
+        raise InputError(f"{name!r:.80} is no stage of {self.folder.resolve().name}: expected one of {names}")
 
 
 def is_study(path: Path) -> bool:
     """Whether a path leads to a study, rather than to a recipe."""
     return path.name == PARAMS or (path / PARAMS).is_file()
+
+
+def find_study(path: Path) -> Path:
+    """The path of a recipe or of a study; a bare name means one below ``pipelines``.
+
+    Raises:
+        InputError: it leads nowhere, or to a folder that is no study.
+    """
+    if (Path(_PIPELINES) / path / PARAMS).is_file():
+        return Path(_PIPELINES) / path
+    if path.is_dir() and not is_study(path):
+        raise InputError(
+            f"{path} is a folder without {PARAMS}: give a study such as pipelines/dpiat, or a recipe's file"
+        )
+    if not path.exists():
+        near = nearest(path.name, [folder.parent.name for folder in sorted(Path(_PIPELINES).glob(f"*/{PARAMS}"))])
+        studies = f"; the studies nearest to it: {near}" if near else "; there is no folder pipelines here"
+        raise InputError(f"{path} is not there: give the file of a recipe, or a study{studies}")
+    return path
 
 
 def read_study(path: Path, profile: str | None = None) -> Study:

@@ -34,6 +34,7 @@ class Verification:
     profile: str
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     checked: int = 0
+    changed: int = 0
     absent: int = 0
     rerun: str | None = None
     failures: list[str] = field(default_factory=list)
@@ -45,7 +46,7 @@ class Verification:
             "profile": self.profile,
             "ok": not self.failures,
             "claims": self.verdicts,
-            "files": {"checked": self.checked, "absent": self.absent},
+            "files": {"checked": self.checked, "changed": self.changed, "absent": self.absent},
             "rerun": self.rerun,
             "failures": self.failures,
         }
@@ -87,7 +88,14 @@ def verify(study: Study, rerun: bool, progress: Progress, say: Callable[[str], N
 def _tables(study: Study, out: Path) -> dict[str, Any]:
     """All tables of a study."""
     run = study_run(study, out)
-    return {name: run.table(name) for stage in study.stages for name in stage.tables}
+    names = [name for stage in study.stages for name in stage.tables]
+    missing = next((name for name in names if not (run.out / name).is_file()), None)
+    if missing is not None:
+        raise InputError(
+            f"{out / missing} is not there: run the study, or let it go on (dvc repro {study.folder / 'dvc.yaml'}, or kzoo run "
+            f"{study.folder})"
+        )
+    return {name: run.table(name) for name in names}
 
 
 @contextmanager
@@ -130,7 +138,10 @@ def _check_files(found: Verification, out: Path, tables: Mapping[str, Any]) -> N
             else:
                 found.checked += 1
                 if weights_sha256([path]) != sha256:
-                    found.failures.append(f"{path} has not the sha256 that {table} names: it was changed after the run")
+                    found.changed += 1
+                    found.failures.append(
+                        f"{path} has not the sha256 that {table} names: it was changed after the run, and 'dvc checkout --force' brings it back"
+                    )
 
 
 def _inside(path: Path, folder: Path) -> bool:

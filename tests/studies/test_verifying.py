@@ -49,7 +49,7 @@ def test_results_that_are_as_they_were_written_hold(verify):
     code, found, said = verify()
     assert (code, found["ok"], found["failures"], found["rerun"]) == (0, True, [], None)
     # A source, a plan, a start, a trained network, and the one that is published.
-    assert found["files"] == {"checked": 5, "absent": 0}
+    assert found["files"] == {"checked": 5, "changed": 0, "absent": 0}
     assert found["claims"]["letters-after-4-epochs"] == "inconclusive"  # one pair has no interval
     assert found["claims"]["cifar100-after-4-epochs"] == "not run"
     assert said == ""
@@ -64,13 +64,14 @@ def test_one_changed_byte_of_a_file_names_the_file(verify, file):
     code, found, said = verify()
     assert (code, found["ok"], len(found["failures"])) == (1, False, 1)
     assert str(path.relative_to(verify.root)) in said and "sha256" in said
+    assert found["files"] == {"checked": 5, "changed": 1, "absent": 0}
     assert said.count("\n") == 1
 
 
 def test_weights_that_are_not_here_are_counted_and_no_failure(verify):
     shutil.rmtree(verify.root / RESULTS / "starts")
     code, found, _ = verify()
-    assert (code, found["files"]) == (0, {"checked": 4, "absent": 1})
+    assert (code, found["files"]) == (0, {"checked": 4, "changed": 0, "absent": 1})
 
 
 @pytest.mark.parametrize(
@@ -186,7 +187,11 @@ def test_on_another_class_of_machine_accuracies_are_compared(verify, monkeypatch
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("metric: ratio\n", "metric: raito\n", "metric: 'raito' is no metric of the studies; nearest: ratio"),
+        (
+            "metric: ratio\n",
+            "metric: raito\n",
+            "metric: 'raito' is no metric of the study: expected one of ratio, ratio at every rate",
+        ),
         ("    unit: ratio\n", "", "unit: is missing"),
         ("threshold: 1.6", "treshold: 1.6", "treshold: is no field of a paper's claims; nearest: threshold"),
     ],
@@ -205,7 +210,7 @@ def test_results_of_another_profile_or_none_are_told(verify):
     assert (code, "are of the profile 'tiny', but params.yaml names default" in said) == (2, True)
     shutil.rmtree(verify.root / RESULTS)
     code, _, said = verify()
-    assert (code, "sources.json is not there" in said) == (2, True)
+    assert (code, "sources.json is not there: run the study" in said) == (2, True)
 
 
 def test_a_paper_that_is_not_there_is_told_with_the_nearest(command, verify):
