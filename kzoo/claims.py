@@ -12,12 +12,12 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from kzoo.faults import Document, nearest, read_yaml
+from kzoo.faults import Document, read_yaml
 
 Verdict = Literal["reproduced", "not reproduced", "inconclusive", "not run"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 Comparison = Literal["at least", "above", "at most", "below"]
-Profile = Literal["tiny", "default", "gpu", "paper", "imagenet"]
+Profile = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 #: A number whose distance to any other is one too.
 Number = Annotated[float, Field(ge=-1e100, le=1e100)]
 
@@ -110,8 +110,10 @@ def _checked(document: Document, claim: Claim, index: int, metrics: Mapping[str,
     if len(set(claim.profiles)) < len(claim.profiles):
         raise document.fault((*keys, "profiles"), "names a profile twice: keep one of them")
     if claim.metric not in metrics:
-        near = nearest(claim.metric, metrics)
-        raise document.fault((*keys, "metric"), f"{claim.metric!r:.60} is no metric of the studies; nearest: {near}")
+        known = ", ".join(metrics)
+        raise document.fault(
+            (*keys, "metric"), f"{claim.metric!r:.60} is no metric of the study: expected one of {known}"
+        )
     kind = metrics[claim.metric]
     if claim.unit != kind.unit:
         problem = f"expected {kind.unit!r}, the unit of the metric {claim.metric}, found {claim.unit!r:.60}"

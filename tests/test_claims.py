@@ -139,7 +139,7 @@ def test_a_number_without_a_dot_is_a_number(tmp_path: Path) -> None:
             "a threshold means nothing without it, and the metric is in 'points'",
         ),
         ("unit: ratio", "unit: points", "18: claims.0.unit: expected 'ratio', the unit of the metric ratio, found 'points'"),
-        ("metric: ratio", "metric: ratoi", "14: claims.0.metric: 'ratoi' is no metric of the studies; nearest: ratio, pairs, points"),
+        ("metric: ratio", "metric: ratoi", "14: claims.0.metric: 'ratoi' is no metric of the study: expected one of ratio, points, pairs"),
         (
             "comparison: at least",
             "comparison: atleast",
@@ -167,7 +167,7 @@ def test_a_number_without_a_dot_is_a_number(tmp_path: Path) -> None:
         ("seeds: 3", "seeds: 0", "29: claims.1.seeds: expected a number of 1 or more, found 0"),
         ("seeds: 3", "seeds: true", "29: claims.1.seeds: expected a whole number, found true"),
         ("headline: true", "headline: 1", "9: claims.0.headline: expected true or false, found 1"),
-        ("[default, gpu]", "[defualt]", "13: claims.0.profiles.0: expected 'tiny', 'default', 'gpu', 'paper' or 'imagenet', found 'defualt'"),
+        ("[default, gpu]", "['de fault']", "13: claims.0.profiles.0: expected text of the form ^[A-Za-z0-9][A-Za-z0-9_.-]*$, found 'de fault'"),
         ("[default, gpu]", "[]", "13: claims.0.profiles: expected a list of 1 or more, found []"),
         ("[default, gpu]", "[gpu, gpu]", "13: claims.0.profiles: names a profile twice: keep one of them"),
         ("setting: paper", "setting: papers", "23: claims.1.setting: expected 'paper' or 'scaled', found 'papers'"),

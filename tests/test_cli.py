@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -346,3 +347,25 @@ def test_show_reads_any_network(kzoo_command: Run) -> None:
     assert (shown.returncode, json.loads(shown.stdout)["typed_layers"]) == (0, 0)
     refused = kzoo_command("show", "py:tests.plain:relu")
     assert (refused.returncode, "add --trust-code" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("module", "extra", "arguments"),
+    [
+        ("torch", "torch", ["environment"]),
+        ("scipy", "training", ["claims", "verify", "dpiat"]),
+        ("jinja2", "pipelines", ["report", "--html", "page.html"]),
+    ],
+)
+def test_a_command_whose_libraries_are_missing_says_what_to_install(
+    tmp_path: Path, kzoo_command: Run, module: str, extra: str, arguments: list[str]
+) -> None:
+    # As if it were not installed.
+    (tmp_path / f"{module}.py").write_text(f"raise ModuleNotFoundError('No module named {module}', name={module!r})\n")
+    root = Path(__file__).parents[1]
+    path = os.pathsep.join((str(tmp_path), str(root)))
+    where = [] if arguments == ["environment"] else ["--root", str(root)]
+    done = kzoo_command(*arguments, *where, env=os.environ | {"PYTHONPATH": path}, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Error: ") and done.stderr.count("\n") == 1
+    assert module in done.stderr.lower() and f"[{extra}]" in done.stderr

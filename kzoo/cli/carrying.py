@@ -240,8 +240,9 @@ def run(directory: Path | None, /, recipe: Path, out: Path | None, **options: An
     RECIPE may also be a study, such as pipelines/dpiat or the params.yaml in it: its stages are carried out in their
     order. What is done is not done again after an interruption.
     """
-    from kzoo.studies.params import is_study
+    from kzoo.studies.params import find_study, is_study
 
+    recipe = find_study(recipe)
     study_options = {name: options.pop(name) for name in ("stages", "profile", "jobs")}
     if is_study(recipe):
         if options["force"] or options["trust_code"]:
@@ -267,6 +268,10 @@ def _run_study(
     from kzoo.studies.running import run_stages
 
     study = read_study(path, profile)
+    if out is None and profile not in (None, read_study(path).profile_name):
+        raise InputError(
+            f"the results in {path} are of the profile that its params.yaml names: give --out DIR for those of {profile}"
+        )
     wanted = [study.stage(name) for name in stages] or list(study.stages)
     where = run_stages(study, wanted, out, jobs=jobs, progress=Progress(), say=hint)
     if as_json:

@@ -110,10 +110,28 @@ def run() -> int:
         # The reader (head, less) has enough; keep Python from failing again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except ModuleNotFoundError as error:
+        return _fail(_missing(error), InputError.exit_code)
     except UnicodeError:
         return _fail("a name cannot be printed or written here: use names of printable characters", 2)
     except OSError as error:
         return _fail(f"{error.filename or 'the disk or network'}: {error.strerror or error}", 3)
+
+
+#: The extra of kzoo that brings a module; what is in none is part of the light core.
+_EXTRAS = {
+    **dict.fromkeys(("psutil", "safetensors", "timm", "torch", "torchvision"), "torch"),
+    **dict.fromkeys(("accelerate", "matplotlib", "PIL", "scipy", "sklearn"), "training"),
+    **dict.fromkeys(("dvc", "jinja2"), "pipelines"),
+}
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    """What to install for a module that is not here."""
+    name = (error.name or "").partition(".")[0]
+    extra = _EXTRAS.get(name)
+    wanted = "." if extra is None else f".[{extra}]"
+    return f"this needs {name or error}, which is not installed: pip install -c constraints.txt -e '{wanted}' in kzoo's folder"
 
 
 def _warning_printer() -> Callable[..., None]:

@@ -36,7 +36,8 @@ def verify(paper: str, rerun: bool, root: Path | None, as_json: bool) -> None:
     from kzoo.studies.params import read_study
     from kzoo.studies.verifying import verify as verify_study
 
-    found = verify_study(read_study(paper_folder(paper, root)), rerun, Progress(), hint)
+    folder = paper_folder(paper, root)
+    found = verify_study(read_study(folder), rerun, Progress(), hint)
     if as_json:
         print_json(found.to_dict())
     else:
@@ -48,9 +49,13 @@ def verify(paper: str, rerun: bool, root: Path | None, as_json: bool) -> None:
 
 def _show(found: Verification) -> None:
     print_table([(claim, verdict) for claim, verdict in found.verdicts.items()], ("claim", "verdict"))
-    click.echo(f"{found.checked} weights files are those that were written")
+    whole = found.checked - found.changed
+    if found.checked:
+        click.echo(f"{whole} of {found.checked} networks and plans that are here are as they were written")
+    else:
+        click.echo("no network and no plan is here, so none was checked")
     if found.absent:
-        hint(f"{found.absent} weights files are not here: 'dvc repro' makes them")
+        hint(f"{found.absent} networks and plans are not here: 'dvc repro' makes them")
     if found.rerun is not None:
         click.echo(f"run again; {found.rerun}")
     for failure in found.failures[1:]:

@@ -11,6 +11,7 @@ from kzoo.claims import VERDICTS, Claim, Claims, MetricKind, Verdict, read_claim
 from kzoo.errors import InputError
 from kzoo.faults import nearest
 from kzoo.reporting.results import Found, Results, read_results
+from kzoo.studies.params import PARAMS, require_profiles
 
 PIPELINES = "pipelines"
 _CLAIMS = "claims.yaml"
@@ -81,6 +82,8 @@ def paper_folder(paper: str, root: Path | None = None) -> Path:
     Raises:
         InputError: there is no such paper.
     """
+    if root is None and (Path(paper) / _CLAIMS).is_file():
+        return Path(paper)
     folder = (find_root(Path()) if root is None else root) / PIPELINES
     if paper not in (known := _known(folder)):
         raise InputError(f"{paper!r:.80} is no paper in {folder}; nearest: {nearest(paper, known)}")
@@ -114,6 +117,8 @@ def read_report(root: Path, papers: Sequence[str] | None, metrics: Mapping[str, 
 
 def _paper(folder: Path, metrics: Mapping[str, MetricKind]) -> PaperResult:
     about = read_claims(folder / _CLAIMS, metrics)
+    if (folder / PARAMS).is_file():
+        require_profiles(folder, about.claims)
     file = folder / _METRICS
     results = None
     if file.exists():

@@ -14,7 +14,7 @@ _HEADERS = ("verdict", "claim", "value [95 %]", "wanted", "file")
 
 def text(report: Report) -> str:
     """The report: how many claims hold, then a table per paper, then what each claim says and why it is judged so."""
-    return "\n\n".join([f"{summary(report)}.", *(_paper(paper) for paper in report.papers)]) + "\n"
+    return "\n\n".join([f"{summary(report)}; * is a headline.", *(_paper(paper) for paper in report.papers)]) + "\n"
 
 
 def _paper(paper: PaperResult) -> str:

@@ -50,9 +50,9 @@ def counts_text(result: ClaimResult) -> str:
 
 
 def summary(report: Report) -> str:
-    """``8 claims of 3 papers: 3 reproduced, 2 not reproduced, ...``."""
+    """``8 claims of 3 pipelines: 3 reproduced, 2 not reproduced, ...``."""
     said = ", ".join(f"{number:,} {verdict}" for verdict, number in report.counts.items())
-    return f"{counted(len(report.claims), 'claim')} of {counted(len(report.papers), 'paper')}: {said}"
+    return f"{counted(len(report.claims), 'claim')} of {counted(len(report.papers), 'pipeline')}: {said}"
 
 
 def environment(paper: PaperResult) -> list[tuple[str, str]]:

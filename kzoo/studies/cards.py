@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kzoo.claims import Claim, Claims, Interval, read_claims, verdict
-from kzoo.layout import CARD
+from kzoo.hashing import weights_sha256
+from kzoo.layout import CARD, WEIGHTS
 from kzoo.studies.design import CLAIMS, Run
 from kzoo.studies.metrics import metric_kinds
 from kzoo.studies.models import copy_model
 from kzoo.studies.records import run_name
 
-MODEL = "model"
+MODEL, TABLE = "model", "card.json"
 
 
 def carry_out(run: Run) -> None:
@@ -26,6 +27,8 @@ def carry_out(run: Run) -> None:
         card = folder / CARD
         text = card.read_text(encoding="utf-8") + "\n" + "\n".join(study_section(claims, metrics)) + "\n"
         card.write_text(text, encoding="utf-8")
+        row = {"run": name, "weights": f"{MODEL}/{WEIGHTS}", "sha256": weights_sha256([folder / WEIGHTS])}
+    run.write_table(TABLE, {"published": row})
 
 
 def study_section(claims: Claims, metrics: Mapping[str, Any]) -> Iterator[str]:

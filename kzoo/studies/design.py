@@ -13,11 +13,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from kzoo.errors import InputError
+from kzoo.faults import read_json
 from kzoo.files import new_folder, replacing
 
 Progress = Callable[[str, float], None]
 #: The claims of a study, in its folder.
 CLAIMS = "claims.yaml"
+_MOST_BYTES = 50_000_000
 
 
 class Section(BaseModel):
@@ -28,7 +30,10 @@ class Section(BaseModel):
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a study: the folder of its ``params.yaml``, where results go, the profile and how many processes."""
+    """One run of a study: the folder of its ``params.yaml``, where results go, the profile and how many processes.
+
+    Both folders are absolute and without links, so that the way from one to the other is what it seems to be.
+    """
 
     base: Path
     out: Path
@@ -46,13 +51,12 @@ class Run:
     @property
     def paper(self) -> str:
         """The name of the study's folder."""
-        return self.base.resolve().name
+        return self.base.name
 
     @property
     def name_of_results(self) -> str:
         """Where results are committed, seen from the folder above ``pipelines``."""
-        base = self.base.resolve()
-        return f"{base.parent.name}/{base.name}/out"
+        return f"{self.base.parent.name}/{self.base.name}/out"
 
     def table(self, name: str) -> Any:
         """What an earlier stage wrote.
@@ -61,12 +65,9 @@ class Run:
             InputError: it is not there, or damaged.
         """
         path = self.out / name
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(f"{path} is not there: run the stages before this one first") from None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be used ({error!s:.120}): run the stage that writes it again") from None
+        if not path.is_file():
+            raise InputError(f"{path} is not there: run the stages before this one first")
+        return read_json(path, "a table of a study", _MOST_BYTES).data
 
     def write_table(self, name: str, data: Any) -> None:
         """Write a table; whatever happens, it is whole or not there.
@@ -79,16 +80,17 @@ class Run:
 
     @contextmanager
     def new_output(self, name: str) -> Iterator[Path]:
-        """A temporary folder that takes the place of the output folder ``name`` when the block ends well.
+        """A temporary folder that takes the place of the output folder ``name`` when the block ends well, and not before.
 
         Raises:
             WorldError: the disk fails.
         """
-        place = self.out / name
-        if place.is_dir():
-            shutil.rmtree(place)
-        with new_folder(place) as folder:
+        place, new = self.out / name, self.out / f".{name}.new"
+        shutil.rmtree(new, ignore_errors=True)
+        with new_folder(new) as folder:
             yield folder
+        shutil.rmtree(place, ignore_errors=True)
+        new.rename(place)
 
 
 def table_text(data: Any) -> str:

@@ -54,17 +54,21 @@ class PointsOptions(Section):
     """Accuracy of the networks trained again less that of the zoo's, in points: the largest, whatever its sign."""
 
 
-_KINDS: Mapping[str, MetricKind] = MappingProxyType(
+_KINDS: Mapping[str, Mapping[str, MetricKind]] = MappingProxyType(
     {
-        "ratio": MetricKind("ratio", RatioOptions),
-        "ratio at every rate": MetricKind("ratio", RatesOptions),
-        "correlation": MetricKind("correlation", CorrelationOptions),
-        "ratio of groups": MetricKind("ratio", GroupsOptions),
-        "largest difference": MetricKind("points", PointsOptions),
+        "dpiat": {
+            "ratio": MetricKind("ratio", RatioOptions),
+            "ratio at every rate": MetricKind("ratio", RatesOptions),
+            "correlation": MetricKind("correlation", CorrelationOptions),
+            "ratio of groups": MetricKind("ratio", GroupsOptions),
+        },
+        "zoo": {"largest difference": MetricKind("points", PointsOptions)},
     }
 )
 
 
-def metric_kinds() -> Mapping[str, MetricKind]:
-    """The metrics of all kinds of study, by name."""
-    return _KINDS
+def metric_kinds(kind: str | None = None) -> Mapping[str, MetricKind]:
+    """The metrics of a kind of study by name, or of all kinds, whose names differ."""
+    if kind is not None:
+        return _KINDS[kind]
+    return {name: metric for metrics in _KINDS.values() for name, metric in metrics.items()}

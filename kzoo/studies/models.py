@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from kzoo.catalog import read_source
 from kzoo.errors import CheckFailed, InputError
 from kzoo.hashing import weights_sha256
 from kzoo.layout import PLAN, RECIPE, WEIGHTS
 from kzoo.paths import registry_directory
+from kzoo.readers.libraries import LOCAL
 from kzoo.recipe import moved, read_recipe, recipe_text
-from kzoo.zoo import shipped_zoo
 
 
 def zoo_folder(name: str) -> Path:
@@ -20,16 +21,18 @@ def zoo_folder(name: str) -> Path:
         InputError: there is no such model, or its files are gone.
         CheckFailed: its weights are others.
     """
-    zoo = shipped_zoo()
-    named = zoo.named(f"local:{name}")
-    if named is None:
+    entry = registry_directory() / LOCAL / f"{name}.yaml"
+    if Path(name).name != name or not entry.is_file():
         raise InputError(f"the embedded zoo has no model {name!r:.80}: 'kzoo list --library local' lists them")
-    fields = next(model.fields for model in zoo.models.values() if model.entry is named[0])
-    path = registry_directory() / str(fields["path"])
+    family = read_source(entry).family
+    if family is None:
+        raise InputError(f"{entry} is faulty: 'kzoo registry check' says how")
+    fields = family.architectures[0].checkpoints[0]
+    path = registry_directory() / str(fields.path)
     file = path / WEIGHTS if path.suffix != ".safetensors" else path
     if not file.is_file():
         raise InputError(f"the weights of local:{name} are not at {file}: fetch them with the repository again")
-    if weights_sha256([file]) != fields["sha256"]:
+    if weights_sha256([file]) != fields.sha256:
         raise CheckFailed(f"{file} has not the sha256 that the registry names: fetch the file again")
     return file.parent
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
 
 from kzoo.errors import InputError
 from kzoo.faults import Document, nearest, read_yaml
-from kzoo.studies.design import Section
+from kzoo.studies.design import CLAIMS, Section
 from kzoo.studies.stages import STAGES, Stage
 
-PARAMS = "params.yaml"
+if TYPE_CHECKING:
+    from kzoo.claims import Claim
+
+PARAMS, _PIPELINES = "params.yaml", "pipelines"
 _WHAT = "a study"
 
 
@@ -54,12 +58,31 @@ class Study:
             if stage.name == name:
                 return stage
         names = ", ".join(stage.name for stage in self.stages)
-        raise InputError(f"{name!r:.80} is no stage of {self.folder.name}: expected one of {names}")
+        raise InputError(f"{name!r:.80} is no stage of {self.folder.resolve().name}: expected one of {names}")
 
 
 def is_study(path: Path) -> bool:
     """Whether a path leads to a study, rather than to a recipe."""
     return path.name == PARAMS or (path / PARAMS).is_file()
+
+
+def find_study(path: Path) -> Path:
+    """The path of a recipe or of a study; a bare name means one below ``pipelines``.
+
+    Raises:
+        InputError: it leads nowhere, or to a folder that is no study.
+    """
+    if (Path(_PIPELINES) / path / PARAMS).is_file():
+        return Path(_PIPELINES) / path
+    if path.is_dir() and not is_study(path):
+        raise InputError(
+            f"{path} is a folder without {PARAMS}: give a study such as pipelines/dpiat, or a recipe's file"
+        )
+    if not path.exists():
+        near = nearest(path.name, [folder.parent.name for folder in sorted(Path(_PIPELINES).glob(f"*/{PARAMS}"))])
+        studies = f"; the studies nearest to it: {near}" if near else "; there is no folder pipelines here"
+        raise InputError(f"{path} is not there: give the file of a recipe, or a study{studies}")
+    return path
 
 
 def read_study(path: Path, profile: str | None = None) -> Study:
@@ -79,6 +102,22 @@ def read_study(path: Path, profile: str | None = None) -> Study:
         raise document.fault(("profile",), sentence) if profile is None else InputError(f"{path}: {sentence}")
     values = _profile(document, params.kzoo_study, name)
     return Study(path.parent, params.kzoo_study, name, values, params.tolerance)
+
+
+def require_profiles(folder: Path, claims: Iterable[Claim]) -> None:
+    """Refuse claims for a profile that the study has not; a misspelled one would never be run.
+
+    Raises:
+        InputError: there is such a claim.
+    """
+    names = profile_names(folder / PARAMS)
+    for claim in claims:
+        for profile in claim.profiles:
+            if profile not in names:
+                raise InputError(
+                    f"{folder / CLAIMS}: the claim {claim.id} is for the profile {profile!r}, which {PARAMS} has not; nearest: "
+                    f"{nearest(profile, names)}"
+                )
 
 
 def profile_names(path: Path) -> list[str]:

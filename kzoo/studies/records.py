@@ -9,13 +9,13 @@ Record = dict[str, Any]
 
 
 def accuracy_after(record: Mapping[str, Any], epoch: int) -> float:
-    """The test accuracy of a run after so many epochs; 0 where it had diverged by then."""
+    """The test accuracy of a run after so many epochs; 0 of a run that diverged at any time."""
     epochs = record["epochs"]
     return float(epochs[epoch - 1]) if len(epochs) >= epoch else 0.0
 
 
 def last_accuracy(record: Mapping[str, Any]) -> float:
-    """The test accuracy of a run at its end; 0 where it had diverged."""
+    """The test accuracy of a run at its end; 0 of a run that diverged."""
     return float(record["epochs"][-1]) if record["epochs"] else 0.0
 
 

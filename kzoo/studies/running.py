@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from kzoo.errors import InputError
+from filelock import FileLock, Timeout
+
+from kzoo.errors import InputError, WorldError
 from kzoo.files import replacing
 from kzoo.studies.design import Progress, Run
 from kzoo.studies.environment import environment_class, tell_difference
@@ -15,6 +18,9 @@ from kzoo.studies.params import Study
 from kzoo.studies.stages import ENVIRONMENT, Stage, stage_module
 
 OUT, JOBS = "out", "KZOO_JOBS"
+#: Says that a folder is a study's to write into.
+_MARK = ".kzoo-study"
+_PATIENCE = 1.0
 
 
 def run_stages(
@@ -35,15 +41,74 @@ def run_stages(
         CheckFailed: a file is not the one that was named.
         WorldError: the disk fails, or a process is ended from outside.
     """
-    where = study.folder / OUT if out is None else out
-    run = Run(study.folder, where, study.profile_name, study.profile, jobs or _default_jobs(), progress, say)
+    run = study_run(study, out, jobs or _default_jobs(), progress, say)
+    if out is not None:
+        _require_own(run.out)
     if any(stage.computes for stage in stages):
         tell_difference(study.folder / ENVIRONMENT, environment_class())
-    for stage in stages:
-        stage_module(stage).carry_out(run)
-    if run.work.is_dir() and not any(run.work.iterdir()):
-        shutil.rmtree(run.work)
-    return where
+    with _alone(run):
+        for stage in stages:
+            stage_module(stage).carry_out(run)
+    return study.folder / OUT if out is None else out
+
+
+def study_run(
+    study: Study,
+    out: Path | None = None,
+    jobs: int = 1,
+    progress: Progress = lambda _what, _done: None,
+    say: Callable[[str], None] = lambda _text: None,
+) -> Run:
+    """What the stages of a study are given."""
+    base = study.folder.resolve()
+    where = base / OUT if out is None else out.resolve()
+    return Run(base, where, study.profile_name, study.profile, jobs, progress, say)
+
+
+def _require_own(out: Path) -> None:
+    """Refuse a folder that holds other things than results of a study: stages replace what is in it.
+
+    Raises:
+        InputError: it does, or is no folder.
+        WorldError: it cannot be written.
+    """
+    mark = out / _MARK
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is no folder: give another place for the results")
+    if out.is_dir() and any(out.iterdir()) and not mark.exists():
+        raise InputError(
+            f"{out} holds other things than a study's results, which would be replaced: give another folder"
+        )
+    with replacing(mark) as temporary:
+        temporary.write_text(
+            "Results of a study of kzoo; its stages replace what is in this folder.\n", encoding="utf-8"
+        )
+
+
+@contextmanager
+def _alone(run: Run) -> Iterator[None]:
+    """Keep others from running this study into the same folder, and leave no empty folder of work.
+
+    Raises:
+        WorldError: somebody else does already.
+    """
+    lock = FileLock(run.work.with_name(f"{run.work.name}.lock"))
+    try:
+        run.work.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=_PATIENCE)
+    except Timeout:
+        raise WorldError(
+            f"another kzoo is writing into {run.out}: wait until it is done, or give another folder (--out)"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise WorldError(f"{run.work.parent} cannot be written ({reason}): check its permissions") from None
+    try:
+        yield
+    finally:
+        if run.work.is_dir() and not any(run.work.iterdir()):
+            shutil.rmtree(run.work, ignore_errors=True)
+        lock.release()
 
 
 def _default_jobs() -> int:

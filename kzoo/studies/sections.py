@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
+from kzoo.faults import RULE
 from kzoo.recipe import DataSection, Recipe, TargetSection
 from kzoo.studies.design import Section
 from kzoo.training.settings import TrainingSettings
 
 #: A name that may be a file's, and a part of a run's name.
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+NAME = r"^[A-Za-z0-9](-?[A-Za-z0-9_.])*$"
 RANDOM = "random"
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+#: As the settings of a training take it.
+Rate = Annotated[float, Field(gt=0, le=100)]
+
+
+def fault(sentence: str) -> PydanticCustomError:
+    """What a validator raises; the sentence stands behind file, line and field."""
+    return PydanticCustomError(RULE, "{sentence}", {"sentence": sentence})
+
+
+def require_unique(what: str, values: Sequence[object]) -> None:
+    """Refuse what stands twice in a list.
+
+    Raises:
+        PydanticCustomError: something does.
+    """
+    twice = next((value for place, value in enumerate(values) if value in values[:place]), None)
+    if twice is not None:
+        raise fault(f"{what} has {twice} twice: keep one of them")
 
 
 class Network(Section):
@@ -36,7 +59,7 @@ class Network(Section):
     @model_validator(mode="after")
     def _one_origin(self) -> Network:
         if self.zoo is not None and self.trained is not None:
-            raise ValueError("it is taken from the zoo and trained: give one of zoo and trained")
+            raise fault("it is taken from the zoo and trained: give one of zoo and trained")
         return self
 
 
@@ -45,14 +68,14 @@ class Arm(Section):
 
     method: str = Field(min_length=1)
     parameters: dict[str, Any] = Field(default={})
-    groups: list[str] | None = Field(default=None, description="Only pairs of these groups; null for all")
+    groups: list[str] | None = Field(default=None, min_length=1, description="Only pairs of these groups; null for all")
 
 
 class Sweep(Section):
     """Which learning rates are tried, with seeds that are used for nothing else."""
 
-    rates: list[float] = Field(min_length=1)
-    seeds: list[int] = Field(min_length=1)
+    rates: list[Rate] = Field(min_length=1)
+    seeds: list[Seed] = Field(min_length=1)
     arms: list[str] = Field(min_length=1, description="Tried at every rate; the control is one of them")
 
 

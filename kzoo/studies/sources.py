@@ -33,6 +33,7 @@ def carry_out(run: Run) -> None:
     networks: dict[str, Network] = run.profile.networks
     wanted = {name: network for name, network in networks.items() if network.is_source}
     work = Work(run, __name__)
+    data = complete_data(data, _told(task))
     training: TrainingSettings | None = run.profile.source_training
     units = [
         Unit(name, scratch_recipe(network, data, len(task.classes), _seeded(training, network.trained)), keep=True)

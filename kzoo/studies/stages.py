@@ -15,6 +15,10 @@ from kzoo.studies.design import CLAIMS, Run
 
 #: The class of machine that results come from, seen from a study's folder.
 ENVIRONMENT = "../../environment.yaml"
+#: By it networks are known.
+INDEX = "../../registry/index.npz"
+#: The embedded zoo: its entries, and its folders.
+_ZOO_FILES = ("../../registry/local", "../../registry/zoo")
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,8 @@ class Stage:
 
     ``params`` are the keys of a profile that it reads; ``inputs`` and ``outputs`` are places below ``out``. Of the
     outputs, ``cached`` are kept by DVC, and ``tables`` by git. ``files`` are other files that it reads, seen from the
-    study's folder. ``computes`` says that the bytes of its results depend on the class of the machine.
+    study's folder. ``networks`` says that it reads or builds networks, for which it may look into the index, and
+    ``computes`` that the bytes of its results depend on the class of the machine.
     """
 
     name: str
@@ -33,6 +38,7 @@ class Stage:
     tables: tuple[str, ...] = ()
     cached: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    networks: bool = False
     computes: bool = False
     desc: str = field(default="", compare=False)
 
@@ -51,7 +57,8 @@ _DPIAT = (
         ("data", "networks", "source_training"),
         tables=("sources.json",),
         cached=("sources",),
-        files=("../../registry/zoo",),
+        files=_ZOO_FILES,
+        networks=True,
         computes=True,
         desc="Trained networks to start from: of the zoo, or trained here",
     ),
@@ -61,6 +68,7 @@ _DPIAT = (
         ("data", "networks", "pairs"),
         inputs=("sources.json", "sources"),
         tables=("match.json",),
+        networks=True,
         desc="How alike source and target of every pair are",
     ),
     Stage(
@@ -70,6 +78,7 @@ _DPIAT = (
         inputs=("sources.json", "sources"),
         tables=("transfer.json",),
         cached=("plans", "starts"),
+        networks=True,
         computes=True,
         desc="Which layer receives from which, for every pair and arm, and the networks that this gives",
     ),
@@ -79,6 +88,7 @@ _DPIAT = (
         ("data", "networks", "pairs", "arms", "training", "sweep"),
         inputs=("sources.json", "sources", "transfer.json", "plans"),
         tables=("sweep.json",),
+        networks=True,
         computes=True,
         desc="Every learning rate for every target; the control's best one is used for all arms",
     ),
@@ -89,6 +99,7 @@ _DPIAT = (
         inputs=("sources.json", "sources", "transfer.json", "plans", "sweep.json"),
         tables=("train.json",),
         cached=("models",),
+        networks=True,
         computes=True,
         desc="Every pair, arm and seed trained for some epochs, and tested after each",
     ),
@@ -96,7 +107,7 @@ _DPIAT = (
         "evaluate",
         "kzoo.studies.dpiat.evaluation",
         ("pairs", "arms"),
-        inputs=("match.json", "transfer.json", "sweep.json", "train.json"),
+        inputs=("sources.json", "match.json", "transfer.json", "sweep.json", "train.json"),
         tables=("metrics.json",),
         files=(CLAIMS,),
         desc="The claims' metrics with their intervals, tables and figures",
@@ -106,6 +117,7 @@ _DPIAT = (
         "kzoo.studies.cards",
         ("publish",),
         inputs=("models", "metrics.json"),
+        tables=("card.json",),
         cached=("model",),
         files=(CLAIMS,),
         desc="The model that is published, with a card that tells the claims",
@@ -119,7 +131,8 @@ _ZOO = (
         ("networks", "epochs"),
         tables=("train.json",),
         cached=("models",),
-        files=("../../registry/zoo",),
+        files=_ZOO_FILES,
+        networks=True,
         computes=True,
         desc="The networks of the zoo trained again from their recipes",
     ),
@@ -129,7 +142,7 @@ _ZOO = (
         (),
         inputs=("train.json",),
         tables=("metrics.json",),
-        files=(CLAIMS, "../../registry/zoo"),
+        files=(CLAIMS, *_ZOO_FILES),
         desc="Their accuracy beside that of the zoo's networks",
     ),
 )

@@ -15,9 +15,9 @@ RESAMPLES = 1999
 _FLOOR = 1e-3
 
 
-def log_ratio(ours: Array, theirs: Array) -> Array:
-    """Logarithms of ratios of accuracies; those near 0 count as a thousandth."""
-    found: Array = np.log(np.maximum(ours, _FLOOR)) - np.log(np.maximum(theirs, _FLOOR))
+def log_ratio(ours: Array, theirs: Array, floor: float = _FLOOR) -> Array:
+    """Logarithms of ratios of accuracies; those below ``floor``, as of a run that diverged, count as that."""
+    found: Array = np.log(np.maximum(ours, floor)) - np.log(np.maximum(theirs, floor))
     return found
 
 
@@ -53,21 +53,27 @@ def over_pairs(groups: Sequence[Array], of: Callable[[Array], Array]) -> Interva
         rows = np.concatenate([groups[one] for one in chosen])
         return float(of(rows[:, seeds]).mean())
 
-    return bootstrap([len(groups), groups[0].shape[1]], mean)
+    return bootstrap([len(groups)], groups[0].shape[1], mean)
 
 
-def bootstrap(counts: Sequence[int], statistic: Callable[..., float]) -> Interval:
-    """A statistic of numbers from 0 below each count, with the 95 % percentile interval over drawing each kind anew.
+def bootstrap(pairs: Sequence[int], seeds: int, statistic: Callable[..., float]) -> Interval:
+    """A statistic of places of pairs (one array for each group of them) and of seeds, with its 95 % percentile interval.
 
-    Without two or more of each kind there is no interval.
+    Pairs are drawn anew within each group, and seeds for all of them alike; a single seed stays as it is, and the interval
+    is then over pairs alone. With a single pair in a group there is none.
     """
-    indices = tuple(np.arange(count) for count in counts)
-    found: Interval = {"mean": statistic(*indices), "low": None, "high": None}
-    if min(counts) < 2:
+    places = [np.arange(count) for count in pairs]
+    every_seed = np.arange(seeds)
+    found: Interval = {"mean": statistic(*places, every_seed), "low": None, "high": None}
+    if min(pairs) < 2:
         return found
+
+    def drawn(*chosen: NDArray[np.int64]) -> float:
+        return statistic(*chosen) if seeds > 1 else statistic(*chosen, every_seed)
+
     interval = stats.bootstrap(
-        indices,
-        statistic,
+        tuple(places) if seeds == 1 else (*places, every_seed),
+        drawn,
         n_resamples=RESAMPLES,
         vectorized=False,
         method="percentile",

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kzoo.claims import Interval, Verdict, read_claims, verdict
+from kzoo.claims import Claim, Verdict, read_claims, verdict
 from kzoo.errors import InputError
 from kzoo.hashing import weights_sha256
-from kzoo.studies.design import CLAIMS, Progress, Run
+from kzoo.reporting.results import Found, read_results
+from kzoo.studies.design import CLAIMS, Progress
 from kzoo.studies.metrics import metric_kinds
-from kzoo.studies.params import Study
-from kzoo.studies.running import OUT, run_stages
+from kzoo.studies.params import Study, require_profiles
+from kzoo.studies.running import OUT, run_stages, study_run
+from kzoo.studies.stages import stage_module
 
 METRICS, RUNS = "metrics.json", "train.json"
+#: Keys of tables under which files are named, and those of their sha256.
+_FILES = {"weights": "sha256", "plan_file": "plan"}
 
 
 @dataclass
@@ -28,6 +34,7 @@ class Verification:
     profile: str
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     checked: int = 0
+    changed: int = 0
     absent: int = 0
     rerun: str | None = None
     failures: list[str] = field(default_factory=list)
@@ -39,7 +46,7 @@ class Verification:
             "profile": self.profile,
             "ok": not self.failures,
             "claims": self.verdicts,
-            "files": {"checked": self.checked, "absent": self.absent},
+            "files": {"checked": self.checked, "changed": self.changed, "absent": self.absent},
             "rerun": self.rerun,
             "failures": self.failures,
         }
@@ -51,126 +58,172 @@ def verify(study: Study, rerun: bool, progress: Progress, say: Callable[[str], N
     Raises:
         InputError: there are no results, or they are damaged, or of another profile.
     """
-    run = _run(study, study.folder / OUT)
-    metrics = run.table(METRICS)
-    if metrics.get("profile") != study.profile_name:
+    out = study.folder / OUT
+    tables = _tables(study, out)
+    profile = tables[METRICS].get("profile")
+    if profile != study.profile_name:
         raise InputError(
-            f"the results in {run.out} are of the profile {metrics.get('profile')!r:.40}, but params.yaml names "
-            f"{study.profile_name}: run it, or name the other one"
+            f"the results in {out} are of the profile {profile!r:.40}, but params.yaml names {study.profile_name}: run it, or "
+            "name the other one"
         )
-    found = Verification(run.paper, study.profile_name)
-    tables = _tables(study, run.out)
-    _check_files(found, run.out, tables)
-    _check_claims(found, study, metrics)
-    _check_metrics(found, study, run.out, metrics)
+    claims = read_claims(study.folder / CLAIMS, metric_kinds(study.kind)).claims
+    require_profiles(study.folder, claims)
+    found = Verification(study.folder.resolve().name, study.profile_name)
+    results = read_results(out / METRICS, found.paper, {claim.id: claim.unit for claim in claims})
+    _check_files(found, out, tables)
+    _check_claims(found, claims, results.claims)
+    with _damaged(out):
+        _check_metrics(found, study, out, tables[METRICS])
     if rerun:
-        _rerun(found, study, tables, metrics, progress, say)
+        with tempfile.TemporaryDirectory() as folder:
+            elsewhere = Path(folder) / OUT
+            run_stages(study, study.stages, elsewhere, progress=progress, say=say)
+            again = _tables(study, elsewhere)
+            theirs = read_results(elsewhere / METRICS, found.paper, {claim.id: claim.unit for claim in claims})
+        with _damaged(out):
+            _compare(found, study, tables, again, _contradicted(claims, found.verdicts, theirs.claims))
     return found
 
 
 def _tables(study: Study, out: Path) -> dict[str, Any]:
     """All tables of a study."""
-    run = _run(study, out)
-    return {name: run.table(name) for stage in study.stages for name in stage.tables}
+    run = study_run(study, out)
+    names = [name for stage in study.stages for name in stage.tables]
+    missing = next((name for name in names if not (run.out / name).is_file()), None)
+    if missing is not None:
+        raise InputError(
+            f"{out / missing} is not there: run the study, or let it go on (dvc repro {study.folder / 'dvc.yaml'}, or kzoo run "
+            f"{study.folder})"
+        )
+    return {name: run.table(name) for name in names}
 
 
-def _run(study: Study, out: Path) -> Run:
-    return Run(study.folder, out, study.profile_name, study.profile, 1, lambda _what, _done: None, lambda _text: None)
+@contextmanager
+def _damaged(out: Path) -> Iterator[None]:
+    """Tables of another shape than the stages write are bad input."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise InputError(
+            f"the tables in {out} are not what the stages write ({type(error).__name__}: {error!s:.80}): run the stages again"
+        ) from None
 
 
-def weight_rows(data: Any) -> Iterator[tuple[str, str]]:
-    """Every weights file that a table names, with its sha256."""
+# Files, claims, metrics
+
+
+def named_files(data: Any) -> Iterator[tuple[str, str]]:
+    """Every file that a table names with its sha256."""
     if isinstance(data, dict):
-        if isinstance(data.get("weights"), str) and isinstance(data.get("sha256"), str):
-            yield data["weights"], data["sha256"]
+        for name, sha256 in _FILES.items():
+            if isinstance(data.get(name), str) and isinstance(data.get(sha256), str):
+                yield data[name], data[sha256]
         for value in data.values():
-            yield from weight_rows(value)
+            yield from named_files(value)
     elif isinstance(data, list):
         for value in data:
-            yield from weight_rows(value)
+            yield from named_files(value)
 
 
 def _check_files(found: Verification, out: Path, tables: Mapping[str, Any]) -> None:
     for table, data in tables.items():
-        for name, sha256 in weight_rows(data):
+        for name, sha256 in named_files(data):
             path = out / name
-            if not path.is_file():
+            if not _inside(path, out):
+                found.failures.append(f"{table} names the file {name!a:.80}, which is outside {out}")
+            elif not path.is_file():
                 found.absent += 1
-                continue
-            found.checked += 1
-            if weights_sha256([path]) != sha256:
-                found.failures.append(f"{path} has not the sha256 that {table} names: it was changed after the run")
+            else:
+                found.checked += 1
+                if weights_sha256([path]) != sha256:
+                    found.changed += 1
+                    found.failures.append(
+                        f"{path} has not the sha256 that {table} names: it was changed after the run, and 'dvc checkout --force' brings it back"
+                    )
 
 
-def _check_claims(found: Verification, study: Study, metrics: Mapping[str, Any]) -> None:
-    for claim in read_claims(study.folder / CLAIMS, metric_kinds()).claims:
-        values = metrics["claims"].get(claim.id)
-        interval = None if values is None else Interval(values["value"], values["low"], values["high"])
-        found.verdicts[claim.id] = verdict(claim, interval)
-        if found.verdicts[claim.id] == "not reproduced" and interval is not None:
+def _inside(path: Path, folder: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(folder.resolve()) and len(path.name.encode()) < 256
+    except (OSError, ValueError):  # a loop of links, a NUL
+        return False
+
+
+def _check_claims(found: Verification, claims: list[Claim], values: Mapping[str, Found]) -> None:
+    for claim in claims:
+        value = values.get(claim.id)
+        found.verdicts[claim.id] = verdict(claim, None if value is None else value.interval)
+        if found.verdicts[claim.id] == "not reproduced" and value is not None:
             found.failures.append(
-                f"the claim {claim.id} is not reproduced: {interval.value:.4g} [{interval.low:.4g}, {interval.high:.4g}], "
-                f"wanted {claim.wanted}"
+                f"the claim {claim.id} is not reproduced: {value.value:.4g} [{value.low:.4g}, {value.high:.4g}], wanted "
+                f"{claim.wanted}"
             )
 
 
 def _check_metrics(found: Verification, study: Study, out: Path, metrics: Mapping[str, Any]) -> None:
-    """Whether the metrics are those of the tables: computed once more, elsewhere."""
+    """Whether the metrics, figures and tables are what the other tables give: computed once more, elsewhere."""
     stage = study.stage("evaluate")
     with tempfile.TemporaryDirectory() as folder:
+        run = study_run(study, Path(folder))
         for name in (name for each in study.stages for name in each.tables if name in stage.inputs):
-            (Path(folder) / name).write_bytes((out / name).read_bytes())
-        run_stages(study, [stage], Path(folder))
-        again = _run(study, Path(folder)).table(METRICS)
+            (run.out / name).write_bytes((out / name).read_bytes())
+        try:
+            stage_module(stage).carry_out(run)
+        except InputError as error:
+            # Nobody knows the temporary folder.
+            raise InputError(str(error).replace(str(run.out), str(out))) from None
+        again = run.table(METRICS)
     for claim in sorted({*metrics["claims"], *again["claims"]}):
         if metrics["claims"].get(claim) != again["claims"].get(claim):
             found.failures.append(
                 f"{out / METRICS} does not say of the claim {claim} what the other tables give: run the stage evaluate"
             )
+    rest = [part for part in sorted({*metrics, *again} - {"claims"}) if metrics.get(part) != again.get(part)]
+    if rest:
+        found.failures.append(
+            f"{out / METRICS} has other {' and '.join(rest)} than the other tables give: run the stage evaluate"
+        )
 
 
-def _rerun(
-    found: Verification,
-    study: Study,
-    tables: Mapping[str, Any],
-    metrics: Mapping[str, Any],
-    progress: Progress,
-    say: Callable[[str], None],
+# Everything run again
+
+
+def _compare(
+    found: Verification, study: Study, tables: Mapping[str, Any], again: Mapping[str, Any], contradicted: list[str]
 ) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        run_stages(study, study.stages, Path(folder) / OUT, progress=progress, say=say)
-        again = _tables(study, Path(folder) / OUT)
     if again[RUNS]["environment"] == tables[RUNS]["environment"]:
-        found.rerun = "same class of machine: every sha256 compared"
-        found.failures += _other_bytes(tables, again)
+        found.rerun = "same class of machine: every table compared, with the sha256 of every network"
+        found.failures += _other_tables(tables, again)
     else:
-        found.rerun = f"another class of machine: accuracies compared within {study.tolerance}"
-        found.failures += _too_far(study.tolerance, tables[RUNS], again[RUNS])
-        found.failures += _outside(metrics, again[METRICS])
+        found.rerun = f"another class of machine: accuracies compared within {study.tolerance}, and verdicts"
+        found.failures += [*_too_far(study.tolerance, tables[RUNS], again[RUNS]), *contradicted]
 
 
-def _other_bytes(tables: Mapping[str, Any], again: Mapping[str, Any]) -> Iterator[str]:
-    """Weights, of all runs whether kept or not, whose sha256 the rerun does not give."""
+def _other_tables(tables: Mapping[str, Any], again: Mapping[str, Any]) -> Iterator[str]:
+    """Where a table says something else than the rerun's, one sentence for each row."""
     for table, data in tables.items():
-        ours, theirs = _hashes(data), _hashes(again[table])
-        for name in ours:
-            if theirs.get(name) != ours[name]:
-                yield f"{table}: {name} has the sha256 {ours[name]}, but the rerun gives {theirs.get(name)}"
+        ours, theirs = _rows(data), _rows(again[table])
+        for place in dict.fromkeys((*ours, *theirs)):
+            if ours.get(place) != theirs.get(place):
+                yield f"{table}: {place} is {_short(ours.get(place))}, but the rerun gives {_short(theirs.get(place))}"
 
 
-def _hashes(data: Any, name: str = "") -> dict[str, str]:
-    """Every sha256 in a table, by the run's name or the place where it stands."""
-    found: dict[str, str] = {}
+def _rows(data: Any, place: str = "") -> dict[str, Any]:
+    """The values of a table by the way to them; a run's by its name."""
     if isinstance(data, dict):
-        own = str(data.get("name") or data.get("weights") or name)
-        if isinstance(data.get("sha256"), str):
-            found[own] = data["sha256"]
-        for key, value in data.items():
-            found |= _hashes(value, f"{name}.{key}")
+        own = str(data["name"]) if isinstance(data.get("name"), str) else place
+        inner = [(f"{own}.{key}" if own else str(key), value) for key, value in data.items()]
     elif isinstance(data, list):
-        for number, value in enumerate(data):
-            found |= _hashes(value, f"{name}.{number}")
-    return found
+        inner = [(f"{place}.{number}", value) for number, value in enumerate(data)]
+    else:
+        return {place: data}
+    return {way: value for key, part in inner for way, value in _rows(part, key).items()}
+
+
+def _short(value: Any) -> str:
+    return json.dumps(value)[:100]
 
 
 def _too_far(tolerance: float, table: Mapping[str, Any], again: Mapping[str, Any]) -> Iterator[str]:
@@ -191,14 +244,13 @@ def _means(table: Mapping[str, Any]) -> dict[str, float]:
     return {arm: statistics.mean(values) for arm, values in accuracies.items()}
 
 
-def _outside(metrics: Mapping[str, Any], again: Mapping[str, Any]) -> Iterator[str]:
-    """Claims whose value in the rerun lies outside the committed interval."""
-    for claim, ours in metrics["claims"].items():
-        theirs = again["claims"].get(claim)
-        if theirs is None or ours["low"] is None or ours["high"] is None:
-            continue
-        if not ours["low"] <= theirs["value"] <= ours["high"]:
-            yield (
-                f"the claim {claim} has {ours['value']:.4g} [{ours['low']:.4g}, {ours['high']:.4g}], but the rerun gives "
-                f"{theirs['value']:.4g}"
-            )
+def _contradicted(claims: list[Claim], ours: Mapping[str, Verdict], values: Mapping[str, Found]) -> list[str]:
+    """Claims of which the rerun says the opposite."""
+    opposite = {"reproduced": "not reproduced", "not reproduced": "reproduced"}
+    found = []
+    for claim in claims:
+        value = values.get(claim.id)
+        theirs = verdict(claim, None if value is None else value.interval)
+        if opposite.get(ours[claim.id]) == theirs:
+            found.append(f"the claim {claim.id} is {ours[claim.id]}, but {theirs} in the rerun")
+    return found

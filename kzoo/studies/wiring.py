@@ -6,7 +6,7 @@ Each stage depends on the modules that it imports, and on no others.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,17 @@ from kzoo.studies.closure import import_closure
 from kzoo.studies.design import CLAIMS
 from kzoo.studies.params import PARAMS, read_study
 from kzoo.studies.running import OUT
-from kzoo.studies.stages import ENVIRONMENT, Stage
+from kzoo.studies.stages import ENVIRONMENT, INDEX, Stage
 
 PIPELINES, FILE = "pipelines", "dvc.yaml"
 _HEAD = (
     "# Written by `make wiring`, from kzoo/studies/stages.py and the imports of the modules that carry stages out.\n"
 )
 REPORT = "report"
+#: What `kzoo report --write` is made of.
+_REPORTING = tuple(f"kzoo.reporting.{part}" for part in ("data", "markdown", "page", "reading", "text"))
+_REPORTING += ("kzoo.studies.metrics",)
+_TEMPLATES = (source_file("reporting/page").with_name("page.html.j2"),)
 
 
 def studies(root: Path) -> list[Path]:
@@ -58,8 +62,9 @@ def _pipeline(folder: Path, root: Path) -> str:
 
 
 def _stage(stage: Stage, folder: Path, root: Path) -> dict[str, Any]:
-    code = [_from(path, folder) for path in _code(stage.module, root)]
-    deps = [*(f"{OUT}/{name}" for name in stage.inputs), *stage.files, *code]
+    code = [_from(path, folder) for path in _code([stage.module], root)]
+    index = [INDEX] if stage.networks else []
+    deps = [*(f"{OUT}/{name}" for name in stage.inputs), *stage.files, *index, *code]
     params: list[Any] = ["profile", *(f"profiles.${{profile}}.{name}" for name in stage.params)]
     if stage.computes:
         params.append({ENVIRONMENT: None})
@@ -89,15 +94,15 @@ def _root(folders: Iterable[Path], root: Path) -> str:
     report = {
         "desc": "All claims of all papers, with their verdicts",
         "cmd": f"kzoo report --write {REPORT}",
-        "deps": papers + [_from(path, root) for path in _code("kzoo.reporting", root)],
+        "deps": papers + [_from(path, root) for path in (*_code(_REPORTING, root), *_TEMPLATES)],
         "outs": _tables(f"{REPORT}/report.{kind}" for kind in ("html", "json", "md")),
     }
     return _HEAD + _yaml({"stages": {"index": index, "report": report}})
 
 
-def _code(module: str, root: Path) -> list[Path]:
+def _code(modules: Sequence[str], root: Path) -> list[Path]:
     package = root.resolve() / "kzoo"
-    found = import_closure(module)
+    found = sorted({path for module in modules for path in import_closure(module)})
     strange = next((path for path in found if not path.is_relative_to(package)), None)
     assert strange is None, f"{strange} is outside {package}: run this from the repository"
     return found

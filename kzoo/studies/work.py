@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
+import os
 import shutil
+import threading
+import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -14,7 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from kzoo.errors import WorldError
+from kzoo.errors import InputError, WorldError
 from kzoo.files import replacing
 from kzoo.hashing import weights_sha256
 from kzoo.layout import WEIGHTS
@@ -22,9 +26,12 @@ from kzoo.recipe import Recipe
 from kzoo.running import Diverged, Surroundings, checkpoint_folder, run_recipe
 from kzoo.studies.closure import code_digest
 from kzoo.studies.design import Run
+from kzoo.studies.environment import environment_class
 from kzoo.studies.records import Record
 from kzoo.training.checkpoints import kept_epochs
 from kzoo.zoo import Zoo, shipped_zoo
+
+_WATCHED_EVERY = 1.0
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,17 @@ class Unit:
     name: str
     recipe: Recipe
     keep: bool = False
+
+
+def _end_with(parent: int) -> None:
+    """Let this process end soon after its parent has: one that is killed cannot tell its children."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCHED_EVERY)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @dataclass(frozen=True)
@@ -66,7 +84,10 @@ class Work:
             InputError, CheckFailed, WorldError: what the first unit that fails raises.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        orders = [_Order(unit, self.run.base, self.folder, f"{unit.recipe.digest} {unit.keep}") for unit in units]
+        if len({unit.name for unit in units}) < len(units):
+            raise InputError(f"two runs of {what} have one name: check params.yaml for what stands there twice")
+        here = environment_class()
+        orders = [_Order(unit, self.run.base, self.folder, _stamp(unit, here)) for unit in units]
         found = {order.unit.name: _finished(order) for order in orders}
         waiting = [order for order in orders if found[order.unit.name] is None]
         done, steps, saved = len(orders) - len(waiting), 0, 0
@@ -93,7 +114,8 @@ class Work:
             return
         # A fresh interpreter each: forking a process that has imported torch is not safe.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(self.run.jobs, len(orders)), context) as pool:
+        workers = min(self.run.jobs, len(orders))
+        with ProcessPoolExecutor(workers, context, initializer=_end_with, initargs=(os.getpid(),)) as pool:
             futures: list[Future[Record]] = [pool.submit(_carry_out, order) for order in orders]
             try:
                 for future in as_completed(futures):
@@ -107,6 +129,12 @@ class Work:
                 pool.shutdown(cancel_futures=True)
 
 
+def _stamp(unit: Unit, environment: Mapping[str, str]) -> str:
+    """What decides a record: the recipe with its images and files, what is kept, and the class of the machine."""
+    decides = {"recipe": unit.recipe.model_dump(), "keep": unit.keep, "environment": environment}
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
 def _record_file(order: _Order) -> Path:
     return order.folder / f"{order.unit.name}.json"
 
@@ -114,9 +142,13 @@ def _record_file(order: _Order) -> Path:
 def _finished(order: _Order) -> Record | None:
     try:
         stored = json.loads(_record_file(order).read_text(encoding="utf-8"))
-        return dict(stored["record"]) if stored["stamp"] == order.stamp else None
+        record = dict(stored["record"]) if stored["stamp"] == order.stamp else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    if record is None or not order.unit.keep or record["diverged"] is not None:
+        return record
+    weights = order.folder / order.unit.name / WEIGHTS
+    return record if weights.is_file() and weights_sha256([weights]) == record["sha256"] else None
 
 
 @cache
@@ -133,6 +165,8 @@ def _surroundings(base: Path) -> Surroundings:
 def _carry_out(order: _Order) -> Record:
     """Carry one unit out, and write down that it is done."""
     place = order.folder / order.unit.name
+    # What is said of an older folder of that name would be said of this one.
+    _record_file(order).unlink(missing_ok=True)
     before = kept_epochs(checkpoint_folder(place))
     record: Record = {"name": order.unit.name, "sha256": None, "epochs": [], "diverged": None}
     steps = saved = 0

@@ -22,7 +22,7 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_it_prints_text_json_and_markdown(command: Command) -> None:
     code, out, err = command("report")
     assert (code, err) == (0, "")
-    assert out.startswith("8 claims of 3 papers: 2 reproduced, ")
+    assert out.startswith("8 claims of 3 pipelines: 2 reproduced, ")
     code, out, _ = command("report", "beta", "--json")
     data = json.loads(out)
     assert (code, data["counts"]) == (0, {"reproduced": 0, "not reproduced": 0, "inconclusive": 1, "not run": 1})

@@ -149,7 +149,7 @@ def test_figures_and_tables_are_on_the_page(report: Report) -> None:
 
 def test_markdown_has_a_row_per_claim(report: Report) -> None:
     shown = markdown(report, "../")
-    assert shown.startswith("# What holds of the papers\n\n8 claims of 3 papers: 2 reproduced, 1 not reproduced, ")
+    assert shown.startswith("# What holds of the papers\n\n8 claims of 3 pipelines: 2 reproduced, 1 not reproduced, ")
     assert (
         "| not reproduced | harmless: Statement of harmless. | 0.80 \\[0.70, 1.00\\] ratio | above 1 ratio | "
         "no part of the interval is above 1 | section 8 | scaled down | 5 | "
@@ -165,7 +165,10 @@ def test_markdown_has_a_row_per_claim(report: Report) -> None:
 def test_text_has_headlines_first(report: Report) -> None:
     shown = text(report)
     lines = shown.splitlines()
-    assert lines[0] == "8 claims of 3 papers: 2 reproduced, 1 not reproduced, 2 inconclusive, 3 not run."
+    assert (
+        lines[0]
+        == "8 claims of 3 pipelines: 2 reproduced, 1 not reproduced, 2 inconclusive, 3 not run; * is a headline."
+    )
     assert "Alpha: On alpha (profile default)" in lines
     rows = [re.split(r"  +", line) for line in lines if re.search(r" (at least|above|at most|below) .* ratio ", line)]
     assert rows[:3] == [

@@ -140,7 +140,7 @@ def bars(x: Any) -> dict[str, Any]:
         ({"claims": {"fast": one(file="a/../../b")}}, f"claims.fast.file: {INSIDE} 'a/../../b'"),
         ({"claims": {"fast": one(file="javascript:x")}}, f"claims.fast.file: {INSIDE} 'javascript:x'"),
         ({"paper": "beta"}, "paper: expected 'alpha', the folder's name, found 'beta'"),
-        ({"profile": "big"}, "profile: expected 'tiny', 'default', 'gpu', 'paper' or 'imagenet', found 'big'"),
+        ({"profile": "the big"}, "profile: expected text of the form ^[A-Za-z0-9][A-Za-z0-9_.-]*$, found 'the big'"),
         ({"figure": []}, "figure: is no field of a pipeline's metrics.json; nearest: figures, "),
         ({"figures": [figure("pie")]}, "figures.0.kind: expected 'scatter', 'lines' or 'bars', found 'pie'"),
         ({"figures": [bars(3)]}, "figures.0: the x of bars must be text, found 3.0"),

@@ -25,6 +25,11 @@ RANDOM = {"t": 0.2, "u": 0.1}
 #: Ratios of paper to random: 4, 2, 6, .5.
 
 
+def row(names, seed, accuracy):
+    name = "--".join(map(str, (*names.values(), seed)))
+    return names | {"seed": seed, "name": name, "sha256": name, "epochs": [0.05, accuracy], "diverged": None}
+
+
 @pytest.fixture
 def study(tmp_path):
     """A folder with tables, and a function that evaluates one claim on them."""
@@ -58,7 +63,7 @@ def study(tmp_path):
         matched.append(names | {"group": group, "symmetric": symmetric, "directed": directed})
         for arm, accuracy in accuracies.items():
             transfers.append(names | {"arm": arm, "overwritten": 0.5})
-            runs += [names | {"arm": arm, "seed": seed, "epochs": [0.05, accuracy]} for seed in (1, 2)]
+            runs += [row(names | {"arm": arm}, seed, accuracy) for seed in (1, 2)]
         # At the second rate the transfer is half as far ahead.
         for rate, factor in ((0.1, 1.0), (0.2, 0.5)):
             sweep.append(
@@ -66,9 +71,10 @@ def study(tmp_path):
             )
     for target, accuracy in RANDOM.items():
         names = {"source": None, "target": target, "arm": "random"}
-        runs += [names | {"seed": seed, "epochs": [0.05, accuracy]} for seed in (1, 2)]
+        runs += [row(names, seed, accuracy) for seed in (1, 2)]
         sweep += [names | {"seed": 5, "lr": rate, "epochs": [0.05, accuracy]} for rate in (0.1, 0.2)]
     tables = {
+        "sources": {"data": {"classes": 26}},
         "match": {"pairs": matched},
         "transfer": {"transfers": transfers},
         "sweep": {"rates": {"t": 0.1, "u": 0.1}, "runs": sweep},
@@ -157,9 +163,62 @@ def test_an_arm_of_some_groups_is_compared_on_these_only(study, tmp_path):
         read_study(tmp_path)
 
 
+def change_runs(folder, change):
+    path = folder / "out" / "train.json"
+    data = json.loads(path.read_text())
+    data["runs"] = [row for row in map(change, data["runs"]) if row is not None]
+    path.write_text(json.dumps(data))
+
+
+def test_pairs_on_which_two_arms_give_the_same_bytes_are_left_out_of_their_comparison(study, tmp_path):
+    change_runs(tmp_path, lambda row: row | ({"sha256": f"same {row['seed']}"} if row["source"] == "a" else {}))
+    found = study("ratio", {"arm": "paper", "against": "random_matching", "epoch": 2})
+    assert (found["value"], found["counts"]["pairs"]) == (pytest.approx((2 + 6 + 0.5) / 3), 3)
+    assert study("ratio", {"arm": "paper", "epoch": 2})["counts"]["pairs"] == 4
+
+
+def test_a_run_that_diverged_counts_as_guessing_and_is_counted(study, tmp_path):
+    gone = {"epochs": [], "diverged": 7, "sha256": None}
+    change_runs(tmp_path, lambda row: row | (gone if (row["target"], row["arm"]) == ("u", "random") else {}))
+    found = study("ratio", {"arm": "paper", "epoch": 2})
+    assert found["value"] == pytest.approx((4 + 2 + 0.6 * 26 + 0.5) / 4)
+    assert found["counts"] == {"pairs": 4, "seeds": 2, "diverged runs": 2}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda row: None if (row["arm"], row["seed"]) == ("paper", 2) and row["source"] == "a" else row,
+        lambda row: row | {"seed": 3} if row["seed"] == 2 else row,
+        lambda row: row | {"epochs": [0.5]},
+        lambda row: row | {"epochs": [0.5, "0.5"]},
+        lambda row: row | {"epochs": [0.5, 50.0]},
+        lambda row: {key: value for key, value in row.items() if key != "epochs"},
+        lambda row: None,
+    ],
+)
+def test_tables_that_are_not_those_of_the_profile_are_refused(study, tmp_path, change):
+    change_runs(tmp_path, change)
+    with pytest.raises(InputError, match=r"are not those of the profile default .*: run the stages before"):
+        study("ratio", {"arm": "paper", "epoch": 2})
+
+
+def test_one_seed_gives_an_interval_over_pairs_alone(study, tmp_path):
+    params = tmp_path / "params.yaml"
+    data = yaml.safe_load(params.read_text())
+    data["profiles"]["default"]["seeds"] = [1]
+    params.write_text(yaml.safe_dump(data, sort_keys=False))
+    change_runs(tmp_path, lambda row: row if row["seed"] == 1 else None)
+    found = study("ratio", {"arm": "paper", "epoch": 2})
+    assert found["value"] == pytest.approx((4 + 2 + 6 + 0.5) / 4)
+    assert 0.5 <= found["low"] < found["value"] < found["high"] <= 6
+
+
 @pytest.mark.parametrize(
     ("metric", "of", "expected"),
     [
+        ("ratio", {"arm": "random", "epoch": 2}, "compares the arm random with itself"),
+        ("ratio", {"arm": "paper", "epoch": 2, "groups": ["deep", "depth"]}, "names the group 'deep'"),
         ("ratio", {"arm": "papre", "epoch": 2}, "names the arm 'papre', but the profile has paper, random_matching"),
         ("ratio", {"arm": "paper", "epoch": 50}, "asks for epoch 50, but the profile trains for 2"),
         ("ratio", {"arm": "paper", "epoch": 2, "most_directed": 0.1}, "pairs that the profile does not have"),

@@ -32,15 +32,28 @@ def test_the_bootstrap_draws_each_kind_anew_and_is_the_same_each_time():
     def mean(pairs, seeds):
         return float(values[pairs][:, seeds].mean())
 
-    found = bootstrap([3, 2], mean)
-    assert found == bootstrap([3, 2], mean)
+    found = bootstrap([3], 2, mean)
+    assert found == bootstrap([3], 2, mean)
     assert found["mean"] == 5.0
     # All three pairs the first, and both seeds the first, and the other way round, are the extremes.
     assert 0.0 <= found["low"] < 5.0 < found["high"] <= 10.0
-    constant = bootstrap([3, 2], lambda pairs, seeds: 1.5)
+    constant = bootstrap([3], 2, lambda pairs, seeds: 1.5)
     assert constant == {"mean": 1.5, "low": 1.5, "high": 1.5}
-    assert bootstrap([1, 2], mean)["low"] is None
-    assert bootstrap([3, 1], mean)["high"] is None
+
+
+def test_one_seed_stays_as_it_is_and_one_pair_has_no_interval():
+    values = np.array([[0.0], [4.0], [8.0]])
+
+    def mean(pairs, seeds):
+        assert seeds.tolist() == [0]
+        return float(values[pairs][:, seeds].mean())
+
+    found = bootstrap([3], 1, mean)
+    assert (found["mean"], found["low"], found["high"]) == (4.0, 0.0, 8.0)
+    assert bootstrap([1], 3, lambda pairs, seeds: 1.0) == {"mean": 1.0, "low": None, "high": None}
+    # Pairs of two groups are drawn apart: the first group always has both of its own.
+    apart = bootstrap([2, 2], 1, lambda first, second, seeds: float(max(first.max(), 10 + second.max())))
+    assert apart["mean"] == 11.0 and 10.0 <= apart["low"] <= apart["high"] == 11.0
 
 
 def test_correlations_of_what_does_not_vary_are_zero():

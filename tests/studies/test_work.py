@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -106,6 +109,30 @@ def test_a_process_that_is_ended_from_outside_is_told(run, monkeypatch):
 
 def _end(_order):
     os._exit(9)
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    program = tmp_path / "parent.py"
+    program.write_text(
+        "import multiprocessing, os, time\n"
+        "from kzoo.studies.work import _end_with\n"
+        "def work(parent):\n"
+        "    _end_with(parent)\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    time.sleep(60)\n"
+        "if __name__ == '__main__':\n"
+        "    child = multiprocessing.get_context('spawn').Process(target=work, args=(os.getpid(),))\n"
+        "    child.start()\n"
+        "    child.join()\n"
+    )
+    parent = subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE, text=True)
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{child}").exists() and "Z" not in Path(f"/proc/{child}/stat").read_text().rpartition(")")[2][:3]:
+        assert time.monotonic() < deadline, "the child is still there"
+        time.sleep(0.05)
 
 
 def test_a_damaged_record_is_made_again(run):

@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from kzoo.recipe import DataSection
 from kzoo.studies.design import Section
-from kzoo.studies.sections import NAME, RANDOM, Arm, Network, Sweep
+from kzoo.studies.sections import NAME, RANDOM, Arm, Network, Seed, Sweep, fault, require_unique
 from kzoo.training.settings import TrainingSettings
 
 _Name = Annotated[str, StringConstraints(pattern=NAME)]
@@ -36,38 +36,52 @@ class Profile(Section):
     networks: dict[_Name, Network] = Field(min_length=1)
     pairs: dict[_Name, list[_Pair]] = Field(min_length=1)
     arms: dict[_Name, Arm] = Field(min_length=1)
-    seeds: list[int] = Field(min_length=1)
+    seeds: list[Seed] = Field(min_length=1)
     training: TrainingSettings
     sweep: Sweep
     keep: list[str]
     publish: Published
 
     @model_validator(mode="after")
+    def _unique(self) -> Profile:
+        require_unique("pairs", [f"{source} -> {target}" for _, source, target in all_pairs(self)])
+        for what, values in (
+            ("seeds", self.seeds),
+            ("sweep.seeds", self.sweep.seeds),
+            ("sweep.rates", self.sweep.rates),
+            ("sweep.arms", self.sweep.arms),
+        ):
+            require_unique(what, values)
+        if set(self.seeds) & set(self.sweep.seeds):
+            raise fault("seeds and sweep.seeds share a seed: the picked rate must know nothing of the runs that count")
+        return self
+
+    @model_validator(mode="after")
     def _consistent(self) -> Profile:
         for _, source, target in all_pairs(self):
             for name in (source, target):
                 if name not in self.networks:
-                    raise ValueError(f"pairs name the network {name!r}, which is not among networks")
+                    raise fault(f"pairs name the network {name!r}, which is not among networks")
             if not self.networks[source].is_source:
-                raise ValueError(f"{source} is a source, so networks must say zoo or trained of it")
+                raise fault(f"{source} is a source, so networks must say zoo or trained of it")
         if self.source_training is None and any(network.trained is not None for network in self.networks.values()):
-            raise ValueError("networks are trained, but source_training does not say how")
+            raise fault("networks are trained, but source_training does not say how")
         if self.arms.get(RANDOM) != Arm(method=RANDOM):
-            raise ValueError("arms must hold the control: random: {method: random}")
+            raise fault("arms must hold the control: random: {method: random}")
         for name, arm in self.arms.items():
             if odd := set(arm.groups or ()) - set(self.pairs):
-                raise ValueError(f"the arm {name} names the group {min(odd)!r}, but pairs has {', '.join(self.pairs)}")
+                raise fault(f"the arm {name} names the group {min(odd)!r}, but pairs has {', '.join(self.pairs)}")
         for name in (*self.keep, *self.sweep.arms, self.publish.arm):
             if name not in self.arms:
-                raise ValueError(f"{name!r} is not among arms")
+                raise fault(f"{name!r} is not among arms")
         if RANDOM not in self.sweep.arms:
-            raise ValueError("sweep.arms must hold random: its best rate is used for all arms")
+            raise fault("sweep.arms must hold random: its best rate is used for all arms")
         if self.training.model_fields_set & {"lr", "seed", "random_lr"}:
-            raise ValueError("training says lr or seed, which come from sweep and seeds")
+            raise fault("training says lr or seed, which come from sweep and seeds")
         if (self.publish.source, self.publish.target) not in {pair[1:] for pair in pairs_of(self, self.publish.arm)}:
-            raise ValueError("publish names a pair that is not among pairs")
+            raise fault("publish names a pair that is not among pairs")
         if self.publish.arm not in self.keep:
-            raise ValueError("publish names an arm that is not among keep, so its network would be gone")
+            raise fault("publish names an arm that is not among keep, so its network would be gone")
         return self
 
 

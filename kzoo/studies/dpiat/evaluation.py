@@ -9,13 +9,13 @@ from kzoo.studies.dpiat.metrics import measured
 from kzoo.studies.dpiat.results import Results
 from kzoo.studies.metrics import metric_kinds
 
-TABLE = "metrics.json"
+TABLE, KIND = "metrics.json", "dpiat"
 
 
 def carry_out(run: Run) -> None:
     """Write what the report shows of this run; see `kzoo.studies.stages`."""
     results = Results(run)
-    claims = read_claims(run.base / CLAIMS, metric_kinds()).claims
+    claims = read_claims(run.base / CLAIMS, metric_kinds(KIND)).claims
     found = {claim.id: measured(results, claim) for claim in claims if run.profile_name in claim.profiles}
     told = {
         "paper": run.paper,

@@ -55,17 +55,23 @@ def _rounded(value: float | None) -> float | None:
 def _ratio(results: Results, claim: Claim) -> _Measured:
     of = RatioOptions.model_validate(claim.of)
     results.require(claim, of.epoch, of.arm, of.against)
+    results.require_groups(claim, of.groups or ())
     pairs = [pair for pair in results.pairs_of(of.arm, of.against) if _wanted(results, pair, of)]
     if not pairs:
         raise InputError(f"claim {claim.id} is about pairs that the profile does not have: change its options")
     rows = results.rows(pairs, of.arm, of.against, of.epoch)
-    return _Measured(over_pairs([row[None] for row in rows], geometric), _counts(rows))
+    counts = _counts(rows)
+    if diverged := results.diverged(pairs, of.arm, of.against):
+        counts["diverged runs"] = diverged
+    return _Measured(over_pairs([row[None] for row in rows], geometric), counts)
 
 
 def _wanted(results: Results, pair: Pair, of: RatioOptions) -> bool:
     directed = results.matched[pair.source, pair.target]["directed"]
     in_groups = of.groups is None or pair.group in of.groups
-    return in_groups and (of.most_directed is None or directed <= of.most_directed)
+    alike = of.most_directed is None or directed <= of.most_directed
+    # Where both arms give the same bytes, as operators do where nothing is cropped, there is nothing to compare.
+    return in_groups and alike and not results.same(pair, of.arm, of.against)
 
 
 def _ratio_at_every_rate(results: Results, claim: Claim) -> _Measured:
@@ -81,13 +87,9 @@ def _ratio_at_every_rate(results: Results, claim: Claim) -> _Measured:
         return min(float(geometric(rows[pairs][:, seeds]).mean()) for rows in rates.values())
 
     rows = next(iter(rates.values()))
-    one_seed = np.zeros(1, dtype=np.int64)
-    interval = (
-        bootstrap(list(rows.shape), smallest)
-        if rows.shape[1] > 1
-        else bootstrap([len(rows)], lambda chosen: smallest(chosen, one_seed))
+    return _Measured(
+        bootstrap([len(rows)], rows.shape[1], smallest), _counts(rows) | {"rates": len(rates)}, "sweep.json"
     )
-    return _Measured(interval, _counts(rows) | {"rates": len(rates)}, "sweep.json")
 
 
 def _correlation(results: Results, claim: Claim) -> _Measured:
@@ -101,25 +103,26 @@ def _correlation(results: Results, claim: Claim) -> _Measured:
     def correlation(pairs: _Indices, seeds: _Indices) -> float:
         return measure(similarities[pairs], geometric(rows[pairs][:, seeds]))
 
-    return _Measured(bootstrap(list(rows.shape), correlation), _counts(rows))
+    return _Measured(bootstrap([len(rows)], rows.shape[1], correlation), _counts(rows))
 
 
 def _ratio_of_groups(results: Results, claim: Claim) -> _Measured:
     """Pairs are drawn anew within each group, seeds for both alike."""
     of = GroupsOptions.model_validate(claim.of)
     results.require(claim, of.epoch, of.arm)
+    results.require_groups(claim, (of.first, of.second))
     sides = []
     for group in (of.first, of.second):
         pairs = [pair for pair in results.pairs_of(of.arm) if pair.group == group]
         if not pairs:
-            raise InputError(f"claim {claim.id} names the group {group!r}, but pairs has {', '.join(results.groups)}")
+            raise InputError(f"claim {claim.id} names the group {group!r}, but {of.arm} is run on none of its pairs")
         sides.append(results.rows(pairs, of.arm, RANDOM, of.epoch))
     first, second = sides
 
     def quotient(ours: _Indices, theirs: _Indices, seeds: _Indices) -> float:
         return float(geometric(first[ours][:, seeds]).mean() / geometric(second[theirs][:, seeds]).mean())
 
-    interval = bootstrap([len(first), len(second), first.shape[1]], quotient)
+    interval = bootstrap([len(first), len(second)], first.shape[1], quotient)
     return _Measured(interval, _counts(np.concatenate(sides)))
 
 

@@ -47,6 +47,7 @@ def _row(run: Run, where: Surroundings, pair: Pair, arm: str, plans: Path) -> di
         "source": pair.source,
         "target": pair.target,
         "arm": arm,
+        "plan_file": f"{PLANS}/{path.name}",
         "plan": weights_sha256([path]),
         "parts": len(report.parts),
         "transferred": report.transferred_layers,
@@ -79,5 +80,5 @@ def start_recipe(run: Run, pair: Pair, arm: str, seed: int, plan: PlanSection | 
 
 def planned(run: Run, transfer: dict[str, Any]) -> PlanSection:
     """The plan of a row of the table, as recipes in the study's folder name it."""
-    path = run.out / PLANS / f"{run_name(transfer['source'], transfer['target'], transfer['arm'])}.json"
+    path = run.out / transfer["plan_file"]
     return PlanSection(path=Path(os.path.relpath(path, run.base)).as_posix(), sha256=transfer["plan"])

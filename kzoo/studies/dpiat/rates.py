@@ -55,7 +55,7 @@ def unit(run: Run, label: Mapping[str, Any], seed: int, rate: float, keep: bool 
     """A training as a recipe of its own."""
     source, target, arm = label["source"], label["target"], label["arm"]
     return Unit(
-        run_name(source, target, arm, seed, f"{rate:g}"), trained_recipe(run, source, target, arm, seed, rate), keep
+        run_name(source, target, arm, seed, repr(rate)), trained_recipe(run, source, target, arm, seed, rate), keep
     )
 
 

@@ -20,8 +20,9 @@ def carry_out(run: Run) -> None:
     units = [Unit(name, _recipe(name, profile.epochs), keep=True) for name in profile.networks]
     work = Work(run, __name__)
     rows = []
+    records = work.carry_out(units, "train")
     with run.new_output(MODELS) as folder:
-        for record in work.carry_out(units, "train"):
+        for record in records:
             name = record["name"]
             if record["diverged"] is None:
                 copy_model(work.model(name), folder / name)
