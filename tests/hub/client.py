@@ -90,6 +90,7 @@ def _patch_constants(monkeypatch: pytest.MonkeyPatch, hub: Hub, home: Path, xet:
         "HF_HUB_DISABLE_TELEMETRY": True,
         "HF_HUB_DISABLE_UPDATE_CHECK": True,
         "HF_HUB_DISABLE_IMPLICIT_TOKEN": False,
+        "HF_HUB_DISABLE_PROGRESS_BARS": True,
         "HF_HUB_DISABLE_XET": not xet,
         "HF_HUB_DOWNLOAD_TIMEOUT": 5,
         "HF_HUB_ETAG_TIMEOUT": 5,
@@ -99,7 +100,7 @@ def _patch_constants(monkeypatch: pytest.MonkeyPatch, hub: Hub, home: Path, xet:
         monkeypatch.setattr(constants, name, value)
         # Modules that copied a constant at their import.
         for module in [module for key, module in sys.modules.items() if key.startswith("huggingface_hub.")]:
-            if module is not constants and isinstance(old, str) and vars(module).get(name) == old:
+            if module is not constants and name in vars(module) and vars(module)[name] is old:
                 monkeypatch.setattr(module, name, value)
 
 
