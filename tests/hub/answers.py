@@ -190,13 +190,9 @@ def safetensors(commit: Commit) -> dict[str, Any] | None:
     return {"parameters": dict(counts), "total": sum(counts.values())}
 
 
+@lru_cache(maxsize=2048)
 def tensors_header(blob: Blob) -> dict[str, Any] | None:
     """The header of a safetensors file; None if it has none that can be read."""
-    return _header(blob.sha256, blob)
-
-
-@lru_cache(maxsize=4096)
-def _header(sha256: str, blob: Blob) -> dict[str, Any] | None:
     size = int.from_bytes(blob.read(8), "little")
     if not 2 <= size <= min(HEADER_LIMIT, blob.length - 8):
         return None

@@ -146,7 +146,8 @@ class Hub:
             shutil.move(source, place)
         else:
             place.write_bytes(source)
-        return self.store.blob("", File(place, lfs=True, sha256=sha256))
+        blob = self.store.objects[sha256] = self.store.blob("", File(place, lfs=True, sha256=sha256))
+        return blob
 
     # Faults.
 

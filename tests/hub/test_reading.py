@@ -9,6 +9,7 @@ import urllib.request
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import HfApi, ModelCard, errors, hf_hub_download, list_models, model_info
@@ -128,6 +129,34 @@ def test_refs_and_commits(hub_client: Client, model: str) -> None:
     )
     assert latest.created_at > first.created_at > datetime(2026, 1, 1, tzinfo=UTC)
     assert latest.formatted_title == "Another config"
+
+
+def test_names_of_the_answers(hub_client: Client, model: str) -> None:
+    hub = hub_client()
+
+    def get(path: str) -> Any:
+        return get_session().get(f"{hub.url}/api/models/{NAME}{path}").json()
+
+    info = get("?blobs=true")
+    assert set(info) >= {
+        "id",
+        "sha",
+        "siblings",
+        "tags",
+        "cardData",
+        "safetensors",
+        "lastModified",
+        "createdAt",
+        "private",
+    }
+    siblings = {each["rfilename"]: each for each in info["siblings"]}
+    assert set(siblings["config.json"]) == {"rfilename", "size", "blobId"}
+    assert set(siblings["model.safetensors"]["lfs"]) == {"sha256", "size", "pointerSize"}
+    assert set(get("")["siblings"][0]) == {"rfilename"}
+    assert set(get("/tree/main")[0]) == {"type", "oid", "size", "path"}
+    assert set(get("/refs")) == {"branches", "tags", "converts"}
+    assert set(get("/commits/main")[0]) == {"id", "title", "message", "authors", "date"}
+    assert get("/paths-info/main") == {"error": "Sorry, we can't find the page you are looking for."}
 
 
 def test_dates_are_the_hubs(hub_client: Client, model: str) -> None:
@@ -267,6 +296,11 @@ def test_renamed(hub_client: Client, model: str) -> None:
     assert (info.id, info.sha) == ("timm/newer", model)
     assert json.loads(Path(hf_hub_download(NAME, "config.json")).read_text()) == {"a": 2}
     assert [entry.status for entry in hub.log.find(method="HEAD")] == [307, 200]
+    # A redirect keeps method and body: a commit to the old name reaches the new one.
+    hub.add_user("timm", "hf_timm")
+    hub_client("hf_timm")
+    HfApi().upload_file(repo_id=NAME, path_or_fileobj=b"3", path_in_repo="new.txt")
+    assert hub.read("timm/newer", "new.txt") == b"3"
     # A new repository takes the old name.
     hub.add_repo(NAME, {"config.json": "{}"})
     assert model_info(NAME).id == NAME

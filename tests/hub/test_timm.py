@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.hub.fixtures import Client
 from tests.hub.server import WRITE, Hub
 
-timm = pytest.importorskip("timm")
-torch = pytest.importorskip("torch")
+# Imported by the tests: it takes seconds, and whoever runs another file of this folder need not wait.
+needs_timm = pytest.mark.skipif(find_spec("timm") is None, reason="needs timm")
 
 
 @pytest.fixture
-def weights(tmp_path: Path, hub: Hub) -> dict[str, object]:
+def weights(tmp_path: Path, hub: Hub) -> dict[str, Any]:
     """Random weights, seeded as timm's resnet18.a1_in1k."""
+    import timm
+    import torch
     from safetensors.torch import save_file
 
     with torch.random.fork_rng():
@@ -27,7 +31,11 @@ def weights(tmp_path: Path, hub: Hub) -> dict[str, object]:
     return dict(state)
 
 
-def test_pretrained(hub_client: Client, weights: dict[str, torch.Tensor]) -> None:
+@needs_timm
+def test_pretrained(hub_client: Client, weights: dict[str, Any]) -> None:
+    import timm
+    import torch
+
     hub = hub_client()
     model = timm.create_model("resnet18.a1_in1k", pretrained=True)
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
@@ -36,7 +44,11 @@ def test_pretrained(hub_client: Client, weights: dict[str, torch.Tensor]) -> Non
     ]
 
 
+@needs_timm
 def test_pushed_and_loaded_by_its_address(hub_client: Client) -> None:
+    import timm
+    import torch
+
     hub = hub_client(WRITE)
     model = timm.create_model("test_resnet", num_classes=7)
     timm.models.push_to_hf_hub(model, "tester/mine", model_config={"architecture": "test_resnet"}, private=True)
