@@ -21,6 +21,7 @@ inference inferenceProviderMapping lastModified library_name likes mask_token mo
 resourceGroup safetensors sha siblings spaces tags transformersInfo trendingScore usedStorage widgetData
 """
 EXPANDABLE = frozenset(FIELDS.split())
+NAMED_ONLY = {"trendingScore", "downloadsAllTime", "baseModels"}
 # Without full=true, a listing holds these only.
 LISTED = (
     "_id",
@@ -60,7 +61,6 @@ def model_info(repo: Repo, commit: Commit, blobs: bool = False) -> dict[str, Any
         "createdAt": git.date_text(repo.created),
         "gated": repo.gated,
         "disabled": repo.disabled,
-        "config": {},
         "spaces": [],
         "siblings": [sibling(path, blob, blobs) for path, blob in sorted(commit.files.items())],
         "usedStorage": sum(stored.values()),

@@ -131,7 +131,6 @@ RANGE = re.compile(r"\s*bytes\s*=\s*(\d*)\s*-\s*(\d*)\s*")
 def ranged(source: bytes | Path, wanted: str | None, headers: dict[str, str]) -> Response:
     """A file or the range of it that a Range header asks for: 200, 206 or 416."""
     size = len(source) if isinstance(source, bytes) else source.stat().st_size
-    headers = {"Accept-Ranges": "bytes", **headers}
     match = RANGE.fullmatch(wanted or "")
     first, last = match.groups() if match else ("", "")
     # What is no range, or goes backwards, asks for everything.

@@ -37,7 +37,8 @@ def info(hub: Hub, request: Request, repo: Repo, revision: str = "main") -> Resp
     answer = answers.model_info(repo, commit, request.flag("blobs"))
     if names:
         return as_json(answers.expanded(answer, names))
-    del answer["trendingScore"], answer["downloadsAllTime"]
+    # These come only when they are named.
+    answer = {name: value for name, value in answer.items() if name not in answers.NAMED_ONLY}
     if request.flag("securityStatus"):
         answer["securityRepoStatus"] = {"scansDone": True, "filesWithIssues": []}
     return as_json(answer)
@@ -182,7 +183,7 @@ def resolve(hub: Hub, request: Request, repo: Repo, revision: str, path: str, *,
     """A file, or where it is; `cached` is the second address of files in git, see `Hub.resolve_cache`."""
     access.files_of(repo, request.user)
     commit = access.revision(repo, revision)
-    headers = {"X-Repo-Commit": commit.oid}
+    headers = {"X-Repo-Commit": commit.oid, "Accept-Ranges": "bytes"}
     blob = commit.files.get(path)
     if blob is None:
         answer = Refusal(404, "Entry not found", "EntryNotFound").response()
@@ -232,5 +233,5 @@ def cdn(hub: Hub, request: Request, number: str, sha256: str) -> Response:
     blob = hub.store.signed[int(number)]
     # Looks like a sha256 and is none, as there: what counts is the X-Linked-Etag of the redirect.
     other = hashlib.sha256(sha256.encode()).hexdigest()
-    headers = {"ETag": f'"{other}"', "Content-Type": "application/octet-stream"}
+    headers = {"ETag": f'"{other}"', "Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
     return ranged(blob.source, request.headers.get("range"), headers)

@@ -212,7 +212,7 @@ def test_the_doubles_own_mistakes_show(use: Hub, capsys: pytest.CaptureFixture[s
 
 
 def test_nobody_there(use: Hub, no_waiting: list[float]) -> None:
-    use.__exit__()
+    use.stop()
     with pytest.raises(httpx.ConnectError):
         model_info(NAME)
     assert no_waiting == []

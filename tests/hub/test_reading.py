@@ -19,7 +19,6 @@ from huggingface_hub.utils import get_session
 from tests.hub import samples
 from tests.hub.fixtures import Client
 from tests.hub.server import READ, STRANGER, WRITE, Hub
-from tests.hub.storage import Repo
 
 NAME = "timm/resnet18.a1_in1k"
 CARD = "---\nlibrary_name: timm\nlicense: apache-2.0\ntags: [image-classification, timm]\ndatasets: [imagenet-1k]\n---\n# Hi\n"
@@ -315,6 +314,5 @@ def test_names_without_an_owner(hub_client: Client) -> None:
 
 
 def test_seeding_is_the_same_every_time(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> None:
-    other = Hub(tmp_path_factory.mktemp("other"))
-    assert hub.add_repo(NAME, {"a.txt": "x"}) == other.add_repo(NAME, {"a.txt": "x"})
-    assert isinstance(hub.repo(NAME), Repo)
+    with Hub(tmp_path_factory.mktemp("other")) as other:
+        assert hub.add_repo(NAME, {"a.txt": "x"}) == other.add_repo(NAME, {"a.txt": "x"})
