@@ -124,5 +124,7 @@ def _forget(monkeypatch: pytest.MonkeyPatch, hub: Hub) -> None:
     origin = ("http", "127.0.0.1", hub.port)
     monkeypatch.setattr(_http, "_HUB_ORIGINS", _http._HUB_ORIGINS | {origin})
     monkeypatch.setattr(_xet, "XET_CONNECTION_INFO_CACHE", {})
+    # A session of hf_xet remembers the home that it began with.
+    monkeypatch.setattr(_xet, "_GLOBAL_XET_HOLDER", _xet.XetSessionHolder())
     monkeypatch.setattr(_tree_cache, "_IN_MEMORY_TREE_CACHE", {})
     close_session()
