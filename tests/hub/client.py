@@ -37,6 +37,8 @@ def environment(hub: Hub, home: Path, token: str | None = None, *, xet: bool = F
         "HF_HUB_DOWNLOAD_TIMEOUT": "5",
         "HF_HUB_ETAG_TIMEOUT": "5",
         "HF_HUB_DISABLE_XET": "0" if xet else "1",
+        # hf_xet tries six times and waits two and a half minutes in all, where no test can reach its clock.
+        "HF_XET_CLIENT_RETRY_BASE_DELAY": "10ms",
         "XDG_CACHE_HOME": str(home / "xdg"),
         "TORCH_HOME": str(home / "torch"),
     }

@@ -25,6 +25,7 @@ from huggingface_hub import (
 from tests.hub import faults, samples, xet
 from tests.hub.fixtures import Client, Environment
 from tests.hub.server import READ, STRANGER, WRITE, Hub
+from tests.hub.storage import File
 
 NAME = "tester/resnet"
 WEIGHTS = samples.safetensors({"a": ("F32", [500, 300])})
@@ -130,6 +131,29 @@ def test_xet_within_this_process(hub_client: Client, folder: Path) -> None:
     HfApi().upload_folder(repo_id=NAME, folder_path=folder)
     assert Path(hf_hub_download(NAME, "model.safetensors")).read_bytes() == WEIGHTS
     assert hub.log.count(path="*/xet-read-token/*") == 1
+
+
+def test_xet_without_its_token(hub_client: Client) -> None:
+    if reason := xet.why_not():
+        pytest.skip(reason)
+    hub = hub_client(WRITE, xet=True)
+    hub.add_repo(NAME, {})
+    hub.fail(faults.error(500), path="*/xet-write-token/*", times=None)
+    with pytest.raises(ConnectionError, match="500 Internal Server Error"):
+        HfApi().upload_file(repo_id=NAME, path_or_fileobj=WEIGHTS, path_in_repo="model.safetensors")
+    assert hub.log.count(path="*/xet-write-token/*") == 6
+    assert hub.log.count(path="*/commit/*") == 0
+
+
+def test_lies_are_not_noticed_through_xet_either(hub_client: Client) -> None:
+    if reason := xet.why_not():
+        pytest.skip(reason)
+    hub = hub_client(xet=True)
+    hub.add_repo("evil/sum", {"model.safetensors": File(WEIGHTS, sha256="a" * 64)})
+    hub.add_repo("evil/size", {"model.safetensors": File(WEIGHTS, size=10)})
+    for name, content in (("evil/sum", WEIGHTS), ("evil/size", WEIGHTS[:10])):
+        hub.store_in_xet(name)
+        assert Path(hf_hub_download(name, "model.safetensors")).read_bytes() == content
 
 
 def test_large_files_upload_in_pieces_of_memory(hub_client: Client, tmp_path: Path) -> None:
