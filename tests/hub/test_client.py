@@ -16,6 +16,8 @@ from tests.hub import client
 from tests.hub.fixtures import Client, Environment
 from tests.hub.server import READ, WRITE, Hub
 
+ROOT = Path(__file__).parents[2]
+
 
 def test_the_environment_is_complete(hub: Hub, hub_environment: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -73,9 +75,12 @@ def test_by_hand(tmp_path: Path) -> None:
     (tmp_path / "timm/resnet18").mkdir(parents=True)
     (tmp_path / "timm/resnet18/config.json").write_text("{}")
     command = [sys.executable, "-m", "tests.hub", "--seed", str(tmp_path), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        lines = [process.stdout.readline() for _ in range(2)]
-        url = lines[0].split("=")[1].strip()
-        assert b"timm/resnet18" in urllib.request.urlopen(f"{url}/api/models").read()
-        process.terminate()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        try:
+            assert process.stdout
+            endpoint, _, repository = [process.stdout.readline() for _ in range(3)]
+            assert repository.startswith("timm/resnet18 ")
+            url = endpoint.split("=")[1].strip()
+            assert b"timm/resnet18" in urllib.request.urlopen(f"{url}/api/models").read()
+        finally:
+            process.terminate()
