@@ -53,8 +53,9 @@ def patch(
     `HfApi(endpoint=...)` alone is not enough: model cards and the functions of the module use the constants. Replaced
     are: the environment as of `environment`, so that subprocesses and a later import agree; every constant of
     `huggingface_hub.constants` that is made of the endpoint or of HF_HOME, and their copies in other modules; the
-    endpoint and the memory of every HfApi that modules keep; the origins that may get tokens. Dropped are the shared
-    HTTP client, which holds connections to an earlier Hub, and what is remembered of trees and xet tokens.
+    endpoint and the memory of every HfApi that modules keep; the origins that may get tokens; the shared HTTP client,
+    which may hold a proxy, by one for tests; the session of hf_xet. What is remembered of trees and of xet tokens is
+    put aside.
     """
     # Imported now: what a module copies at its import must be what it copies without a test.
     from huggingface_hub import _snapshot_download, hf_api, hub_mixin, repocard  # noqa: F401
@@ -121,7 +122,7 @@ def _patch_apis(monkeypatch: pytest.MonkeyPatch, hub: Hub) -> None:
 
 def _forget(monkeypatch: pytest.MonkeyPatch, hub: Hub) -> None:
     from huggingface_hub import _tree_cache
-    from huggingface_hub.utils import _http, _xet, close_session
+    from huggingface_hub.utils import _http, _xet
 
     origin = ("http", "127.0.0.1", hub.port)
     monkeypatch.setattr(_http, "_HUB_ORIGINS", _http._HUB_ORIGINS | {origin})
@@ -129,4 +130,16 @@ def _forget(monkeypatch: pytest.MonkeyPatch, hub: Hub) -> None:
     # A session of hf_xet remembers the home that it began with.
     monkeypatch.setattr(_xet, "_GLOBAL_XET_HOLDER", _xet.XetSessionHolder())
     monkeypatch.setattr(_tree_cache, "_IN_MEMORY_TREE_CACHE", {})
-    close_session()
+    monkeypatch.setattr(_http, "_GLOBAL_CLIENT", _own_client())
+
+
+_kept: list[Any] = []
+
+
+def _own_client() -> Any:
+    """An HTTP client of the factory's making for all tests: each takes a while to read the world's certificates."""
+    from huggingface_hub.utils import _http
+
+    if not _kept or _kept[-1].is_closed or _kept[-2] is not _http._GLOBAL_CLIENT_FACTORY:
+        _kept[:] = [_http._GLOBAL_CLIENT_FACTORY, _http._GLOBAL_CLIENT_FACTORY()]
+    return _kept[-1]

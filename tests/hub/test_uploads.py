@@ -106,20 +106,22 @@ def test_the_whole_story(hub: Hub, hub_environment: Environment, folder: Path, t
     assert hub.log.count(status=500) == 0
 
 
-def test_seeded_files_come_through_xet(hub: Hub, hub_environment: Environment) -> None:
+def test_seeded_files_come_through_xet(hub_client: Client, hub_environment: Environment) -> None:
     if reason := xet.why_not():
         pytest.skip(reason)
+    hub = hub_client(xet=True)
     hub.add_repo(NAME, {"model.safetensors": WEIGHTS})
     hub.store_in_xet(NAME)
+    assert Path(hf_hub_download(NAME, "model.safetensors")).read_bytes() == WEIGHTS
+    assert [entry.method for entry in hub.log.find(path="*/resolve/*")] == ["HEAD"]
+    # Another process while this one holds its folder, and a client without xet.
     code = (
         "import json, huggingface_hub as h; print(json.dumps(h.hf_hub_download('tester/resnet', 'model.safetensors')))"
     )
-    path = Path(run(hub_environment(xet=True), code))
-    assert path.read_bytes() == WEIGHTS
-    assert [entry.method for entry in hub.log.find(path="*/resolve/*")] == ["HEAD"]
-    # A second client at the same time, and one without xet.
     assert Path(run(hub_environment(xet=True, home="other"), code)).read_bytes() == WEIGHTS
-    assert Path(run(hub_environment(home="third"), code)).read_bytes() == WEIGHTS
+    assert hub.log.count(method="GET", path="*/resolve/*") == 0
+    hub_client(home="third")
+    assert Path(hf_hub_download(NAME, "model.safetensors")).read_bytes() == WEIGHTS
     assert hub.log.count(method="GET", path="*/resolve/*") == 1
 
 
@@ -312,14 +314,16 @@ def test_bytes_that_are_not_what_they_should_be(hub: Hub) -> None:
     refused.value.close()
 
 
-def test_only_the_upload_through_xet_commits_again(hub: Hub, hub_environment: Environment, folder: Path) -> None:
+def test_only_the_upload_through_xet_commits_again(hub_client: Client, folder: Path, no_waiting: list[float]) -> None:
+    hub = hub_client(WRITE)
     hub.add_repo(NAME, {"a.txt": ""})
-    code = "import json, sys, huggingface_hub as h; h.upload_folder(repo_id=sys.argv[1], folder_path=sys.argv[2]); print(1)"
     hub.fail(faults.error(500), path="*/commit/*")
-    with pytest.raises(AssertionError, match="500 Internal Server Error"):
-        run(hub_environment(WRITE), code, NAME, folder)
+    with pytest.raises(errors.HfHubHTTPError, match="500 Internal Server Error"):
+        HfApi().upload_folder(repo_id=NAME, folder_path=folder)
     if reason := xet.why_not():
         pytest.skip(reason)
+    hub_client(WRITE, xet=True)
     hub.fail(faults.error(500), path="*/commit/*")
-    run(hub_environment(WRITE, xet=True), code, NAME, folder)
+    HfApi().upload_folder(repo_id=NAME, folder_path=folder)
     assert hub.read(NAME, "model.safetensors") == WEIGHTS
+    assert no_waiting == [1]
