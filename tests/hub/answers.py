@@ -21,6 +21,7 @@ inference inferenceProviderMapping lastModified library_name likes mask_token mo
 resourceGroup safetensors sha siblings spaces tags transformersInfo trendingScore usedStorage widgetData
 """
 EXPANDABLE = frozenset(FIELDS.split())
+NAMED_ONLY = {"trendingScore", "downloadsAllTime", "baseModels"}
 # Without full=true, a listing holds these only.
 LISTED = (
     "_id",
@@ -60,7 +61,6 @@ def model_info(repo: Repo, commit: Commit, blobs: bool = False) -> dict[str, Any
         "createdAt": git.date_text(repo.created),
         "gated": repo.gated,
         "disabled": repo.disabled,
-        "config": {},
         "spaces": [],
         "siblings": [sibling(path, blob, blobs) for path, blob in sorted(commit.files.items())],
         "usedStorage": sum(stored.values()),
@@ -190,13 +190,9 @@ def safetensors(commit: Commit) -> dict[str, Any] | None:
     return {"parameters": dict(counts), "total": sum(counts.values())}
 
 
+@lru_cache(maxsize=2048)
 def tensors_header(blob: Blob) -> dict[str, Any] | None:
     """The header of a safetensors file; None if it has none that can be read."""
-    return _header(blob.sha256, blob)
-
-
-@lru_cache(maxsize=4096)
-def _header(sha256: str, blob: Blob) -> dict[str, Any] | None:
     size = int.from_bytes(blob.read(8), "little")
     if not 2 <= size <= min(HEADER_LIMIT, blob.length - 8):
         return None

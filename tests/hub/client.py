@@ -37,6 +37,8 @@ def environment(hub: Hub, home: Path, token: str | None = None, *, xet: bool = F
         "HF_HUB_DOWNLOAD_TIMEOUT": "5",
         "HF_HUB_ETAG_TIMEOUT": "5",
         "HF_HUB_DISABLE_XET": "0" if xet else "1",
+        # hf_xet tries six times and waits two and a half minutes in all, where no test can reach its clock.
+        "HF_XET_CLIENT_RETRY_BASE_DELAY": "10ms",
         "XDG_CACHE_HOME": str(home / "xdg"),
         "TORCH_HOME": str(home / "torch"),
     }
@@ -51,8 +53,9 @@ def patch(
     `HfApi(endpoint=...)` alone is not enough: model cards and the functions of the module use the constants. Replaced
     are: the environment as of `environment`, so that subprocesses and a later import agree; every constant of
     `huggingface_hub.constants` that is made of the endpoint or of HF_HOME, and their copies in other modules; the
-    endpoint and the memory of every HfApi that modules keep; the origins that may get tokens. Dropped are the shared
-    HTTP client, which holds connections to an earlier Hub, and what is remembered of trees and xet tokens.
+    endpoint and the memory of every HfApi that modules keep; the origins that may get tokens; the shared HTTP client,
+    which may hold a proxy, by one for tests; the session of hf_xet. What is remembered of trees and of xet tokens is
+    put aside.
     """
     # Imported now: what a module copies at its import must be what it copies without a test.
     from huggingface_hub import _snapshot_download, hf_api, hub_mixin, repocard  # noqa: F401
@@ -90,6 +93,7 @@ def _patch_constants(monkeypatch: pytest.MonkeyPatch, hub: Hub, home: Path, xet:
         "HF_HUB_DISABLE_TELEMETRY": True,
         "HF_HUB_DISABLE_UPDATE_CHECK": True,
         "HF_HUB_DISABLE_IMPLICIT_TOKEN": False,
+        "HF_HUB_DISABLE_PROGRESS_BARS": True,
         "HF_HUB_DISABLE_XET": not xet,
         "HF_HUB_DOWNLOAD_TIMEOUT": 5,
         "HF_HUB_ETAG_TIMEOUT": 5,
@@ -99,7 +103,7 @@ def _patch_constants(monkeypatch: pytest.MonkeyPatch, hub: Hub, home: Path, xet:
         monkeypatch.setattr(constants, name, value)
         # Modules that copied a constant at their import.
         for module in [module for key, module in sys.modules.items() if key.startswith("huggingface_hub.")]:
-            if module is not constants and isinstance(old, str) and vars(module).get(name) == old:
+            if module is not constants and name in vars(module) and vars(module)[name] is old:
                 monkeypatch.setattr(module, name, value)
 
 
@@ -118,10 +122,24 @@ def _patch_apis(monkeypatch: pytest.MonkeyPatch, hub: Hub) -> None:
 
 def _forget(monkeypatch: pytest.MonkeyPatch, hub: Hub) -> None:
     from huggingface_hub import _tree_cache
-    from huggingface_hub.utils import _http, _xet, close_session
+    from huggingface_hub.utils import _http, _xet
 
     origin = ("http", "127.0.0.1", hub.port)
     monkeypatch.setattr(_http, "_HUB_ORIGINS", _http._HUB_ORIGINS | {origin})
     monkeypatch.setattr(_xet, "XET_CONNECTION_INFO_CACHE", {})
+    # A session of hf_xet remembers the home that it began with.
+    monkeypatch.setattr(_xet, "_GLOBAL_XET_HOLDER", _xet.XetSessionHolder())
     monkeypatch.setattr(_tree_cache, "_IN_MEMORY_TREE_CACHE", {})
-    close_session()
+    monkeypatch.setattr(_http, "_GLOBAL_CLIENT", _own_client())
+
+
+_kept: list[Any] = []
+
+
+def _own_client() -> Any:
+    """An HTTP client of the factory's making for all tests: each takes a while to read the world's certificates."""
+    from huggingface_hub.utils import _http
+
+    if not _kept or _kept[-1].is_closed or _kept[-2] is not _http._GLOBAL_CLIENT_FACTORY:
+        _kept[:] = [_http._GLOBAL_CLIENT_FACTORY, _http._GLOBAL_CLIENT_FACTORY()]
+    return _kept[-1]

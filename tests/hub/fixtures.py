@@ -32,17 +32,14 @@ def hub_environment(hub: Hub, tmp_path: Path) -> Environment:
 
 
 @pytest.fixture
-def hub_client(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+def hub_client(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Client:
     """The client of this process: `hub_client(token=None, xet=False, home="home")`; see tests.hub.client.patch."""
 
     def use(token: str | None = None, *, xet: bool = False, home: str = "home") -> Hub:
         patch(monkeypatch, hub, tmp_path / home, token, xet=xet)
         return hub
 
-    yield use
-    from huggingface_hub.utils import close_session
-
-    close_session()
+    return use
 
 
 @pytest.fixture

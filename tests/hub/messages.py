@@ -131,11 +131,11 @@ RANGE = re.compile(r"\s*bytes\s*=\s*(\d*)\s*-\s*(\d*)\s*")
 def ranged(source: bytes | Path, wanted: str | None, headers: dict[str, str]) -> Response:
     """A file or the range of it that a Range header asks for: 200, 206 or 416."""
     size = len(source) if isinstance(source, bytes) else source.stat().st_size
-    headers = {"Accept-Ranges": "bytes", **headers}
     match = RANGE.fullmatch(wanted or "")
-    if not match or match.groups() == ("", ""):
+    first, last = match.groups() if match else ("", "")
+    # What is no range, or goes backwards, asks for everything.
+    if first == last == "" or (first and last and int(last) < int(first)):
         return Response(200, headers, Body(source))
-    first, last = match.groups()
     start = int(first) if first else max(size - int(last), 0)
     end = min(int(last), size - 1) if first and last else size - 1
     if start > end:

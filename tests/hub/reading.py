@@ -37,7 +37,8 @@ def info(hub: Hub, request: Request, repo: Repo, revision: str = "main") -> Resp
     answer = answers.model_info(repo, commit, request.flag("blobs"))
     if names:
         return as_json(answers.expanded(answer, names))
-    del answer["trendingScore"], answer["downloadsAllTime"]
+    # These come only when they are named.
+    answer = {name: value for name, value in answer.items() if name not in answers.NAMED_ONLY}
     if request.flag("securityStatus"):
         answer["securityRepoStatus"] = {"scansDone": True, "filesWithIssues": []}
     return as_json(answer)
@@ -182,14 +183,15 @@ def resolve(hub: Hub, request: Request, repo: Repo, revision: str, path: str, *,
     """A file, or where it is; `cached` is the second address of files in git, see `Hub.resolve_cache`."""
     access.files_of(repo, request.user)
     commit = access.revision(repo, revision)
-    headers = {"X-Repo-Commit": commit.oid}
+    headers = {"X-Repo-Commit": commit.oid, "Accept-Ranges": "bytes"}
     blob = commit.files.get(path)
     if blob is None:
         answer = Refusal(404, "Entry not found", "EntryNotFound").response()
         answer.headers |= headers
         return answer
     if blob.lfs:
-        return _large(hub, request, repo, commit, blob, path, headers)
+        headers |= _linked(hub, repo, commit, blob)
+        return _large(hub, request, blob, path, headers)
     # The real Hub sends private, gated and empty files from where they were asked for.
     if hub.resolve_cache and not cached and blob.length and not (repo.private or repo.gated):
         there = f"/api/resolve-cache/models/{repo.id}/{commit.oid}/{quote(path)}"
@@ -201,16 +203,20 @@ def resolve(hub: Hub, request: Request, repo: Repo, revision: str, path: str, *,
     return ranged(blob.source, request.headers.get("range"), headers)
 
 
-def _large(
-    hub: Hub, request: Request, repo: Repo, commit: Commit, blob: Blob, path: str, headers: dict[str, str]
-) -> Response:
-    headers |= {"X-Linked-Size": str(blob.size), "X-Linked-Etag": f'"{blob.sha256}"', "ETag": f'"{blob.sha256}"'}
+def _linked(hub: Hub, repo: Repo, commit: Commit, blob: Blob) -> dict[str, str]:
+    """What headers say about a large file."""
+    headers = {"X-Linked-Size": str(blob.size), "X-Linked-Etag": f'"{blob.sha256}"', "ETag": f'"{blob.sha256}"'}
     if xet := hub.xet.hash_of(blob):
         headers["X-Xet-Hash"] = xet
         token = f"{hub.url}/api/models/{repo.id}/xet-read-token/{commit.oid}"
         headers["Link"] = f'<{token}>; rel="xet-auth", <{hub.url}/cas/{xet}>; rel="xet-reconstruction-info"'
+    return headers
+
+
+def _large(hub: Hub, request: Request, blob: Blob, path: str, headers: dict[str, str]) -> Response:
     if hub.cdn:
-        moved = redirect(f"{hub.other_url}/_cdn/{blob.sha256}?X-Amz-Signature=f00d", 302)
+        hub.store.signed.append(blob)
+        moved = redirect(f"{hub.other_url}/_cdn/{len(hub.store.signed) - 1}/{blob.sha256}?X-Amz-Signature=f00d", 302)
         moved.headers |= headers
         return moved
     headers |= {
@@ -220,14 +226,12 @@ def _large(
     return ranged(blob.source, request.headers.get("range"), headers)
 
 
-def cdn(hub: Hub, request: Request, sha256: str) -> Response:
+def cdn(hub: Hub, request: Request, number: str, sha256: str) -> Response:
     """A large file from another origin, which refuses tokens: they must never get there."""
     if "authorization" in request.headers:
         raise Refusal(400, "Only one auth mechanism allowed: a token was sent to another origin")
-    blob = hub.store.objects.get(sha256)
-    if blob is None:
-        raise Refusal(403, "Access Denied")
+    blob = hub.store.signed[int(number)]
     # Looks like a sha256 and is none, as there: what counts is the X-Linked-Etag of the redirect.
     other = hashlib.sha256(sha256.encode()).hexdigest()
-    headers = {"ETag": f'"{other}"', "Content-Type": "application/octet-stream"}
+    headers = {"ETag": f'"{other}"', "Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
     return ranged(blob.source, request.headers.get("range"), headers)

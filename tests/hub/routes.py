@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 from typing import TYPE_CHECKING
 
 from tests.hub import access, discussions, reading, writing
@@ -11,8 +12,7 @@ from tests.hub.messages import Refusal, Request, Response, as_json, redirect
 if TYPE_CHECKING:
     from tests.hub.server import Hub
 
-# /api/models/REPO/WORD/REST: the function gets the repository and the parts of the rest. The number says how many
-# parts the last argument may swallow: None for any.
+# /api/models/REPO/WORD/REST: the function gets the repository and the parts of the rest.
 READING: dict[str, Callable[..., Response]] = {
     "revision": reading.info,
     "tree": reading.tree,
@@ -41,6 +41,7 @@ PLAIN: dict[tuple[str, str], Callable[..., Response]] = {
     ("POST", "/api/repos/move"): writing.move,
     ("POST", "/api/validate-yaml"): writing.validate_yaml,
 }
+NO_PAGE = "Sorry, we can't find the page you are looking for."
 WORDS = {*READING, *(word for _, word in WRITING), "xet-read-token", "xet-write-token"}
 
 
@@ -50,7 +51,7 @@ def answer(hub: Hub, request: Request) -> Response:
         parts = request.parts
         # Signed addresses of large files: no token belongs there, so none is looked at.
         if parts[0] == "_cdn":
-            return reading.cdn(hub, request, parts[1])
+            return reading.cdn(hub, request, *parts[1:])
         if parts[0] == "_lfs" and request.method == "PUT":
             return writing.lfs_put(hub, request, parts[1])
         request.user = access.user_of(hub.store, request.headers.get("authorization"))
@@ -86,14 +87,12 @@ def _model(hub: Hub, request: Request, parts: list[str]) -> Response:
     if function is None and rest and request.method in ("GET", "HEAD"):
         function = READING.get(rest[0])
     if function is None:
-        raise Refusal(404, "Sorry, we can't find the page you are looking for.")
+        raise Refusal(404, NO_PAGE)
     try:
-        return function(hub, request, repo, *rest[1:])
+        call = signature(function).bind(hub, request, repo, *rest[1:])
     except TypeError as error:
-        # Too few or too many parts for this word; anything else is a mistake of the double.
-        if "positional argument" not in str(error):
-            raise
-        raise Refusal(404, "Sorry, we can't find the page you are looking for.") from error
+        raise Refusal(404, NO_PAGE) from error
+    return function(*call.args)
 
 
 def _file(hub: Hub, request: Request, parts: list[str]) -> Response:
@@ -111,4 +110,4 @@ def _file(hub: Hub, request: Request, parts: list[str]) -> Response:
         return (writing.lfs_batch if rest[3:] == ["batch"] else writing.lfs_verify)(hub, request, repo)
     if len(rest) >= 3 and rest[0] in ("resolve", "raw") and request.method in ("GET", "HEAD"):
         return reading.resolve(hub, request, repo, rest[1], "/".join(rest[2:]), cached=cached)
-    raise Refusal(404, "Sorry, we can't find the page you are looking for.")
+    raise Refusal(404, NO_PAGE)

@@ -51,7 +51,6 @@ class Hub:
         self.add_user("tester", READ, role="read")
         self.add_user("stranger", STRANGER)
         self._server = _Server(("127.0.0.1", port), self)
-        self._thread: threading.Thread | None = None
 
     @property
     def port(self) -> int:
@@ -69,11 +68,14 @@ class Hub:
         return f"http://localhost:{self.port}"
 
     def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """From now on connections are refused, and those that are open break."""
         self._server.shutdown()
         self._server.server_close()
         self._server.break_connections()
@@ -146,7 +148,8 @@ class Hub:
             shutil.move(source, place)
         else:
             place.write_bytes(source)
-        return self.store.blob("", File(place, lfs=True, sha256=sha256))
+        blob = self.store.objects[sha256] = self.store.blob("", File(place, lfs=True, sha256=sha256))
+        return blob
 
     # Faults.
 

@@ -161,7 +161,9 @@ class Store:
         self.repos: dict[str, Repo] = {}
         self.renamed: dict[str, str] = {}
         self.users: dict[str, User] = {}
+        # Large files by their sha256, and those that a redirect has led to by the number in its address.
         self.objects: dict[str, Blob] = {}
+        self.signed: list[Blob] = []
         # Every commit is a second after the one before: the same seeds give the same oids on every run.
         self.clock = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -228,7 +230,8 @@ class Store:
         size = size if file.size is None else file.size
         oid = file.oid or git.blob_id(git.pointer(sha256, size) if lfs else source)
         blob = Blob(source, lfs, size, sha256, oid, "120000" if file.link else "100644")
-        if lfs:
+        # A file with a sha256 that is not its own must not be taken for the one that has it.
+        if lfs and file.sha256 is None:
             self.objects[sha256] = blob
         return blob
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.hub import access, answers, discussions
 from tests.hub.messages import Refusal, Request, Response, as_json
-from tests.hub.storage import GITATTRIBUTES, LARGE_SIZE, Blob, Commit, Repo, User, digest, is_large
+from tests.hub.storage import GITATTRIBUTES, LARGE_SIZE, Blob, Commit, File, Repo, User, digest, is_large
 
 if TYPE_CHECKING:
     from tests.hub.server import Hub
@@ -152,7 +152,7 @@ def _operations(
             content = base64.b64decode(value["content"])
             if len(content) > LARGE_SIZE:
                 raise Refusal(400, f"{path}: your push was rejected because it contains files larger than 10 MiB.")
-            files[path] = hub.store.blob(path, _plain(content))
+            files[path] = hub.store.blob(path, File(content, lfs=False))
         elif key == "lfsFile":
             files[path] = _large(hub, path, value["oid"])
         elif key == "copyFile":
@@ -171,12 +171,6 @@ def _operations(
 def _check_path(path: str) -> None:
     if "\0" in path or any(part in {"", ".", "..", ".git"} for part in path.split("/")):
         raise Refusal(400, f"Invalid path {path!r}")
-
-
-def _plain(content: bytes) -> Any:
-    from tests.hub.storage import File
-
-    return File(content, lfs=False)
 
 
 def _large(hub: Hub, path: str, sha256: str) -> Blob:

@@ -51,13 +51,13 @@ class Xet:
         self.folder = folder
         self.hub = hub
         self.pool = folder / "pool"
-        self.hashes: dict[str, str] = {}
+        self.hashes: dict[Blob, str] = {}
         self._uploads: list[Path] = []
         self._numbers = count(1)
 
     def hash_of(self, blob: Blob) -> str | None:
         """The xet hash of a file that is in the pool."""
-        return self.hashes.get(blob.sha256) if blob.lfs else None
+        return self.hashes.get(blob)
 
     def token(self, hub: Hub, request: Request, repo: Repo, revision: str, *, write: bool) -> Response:
         """The address of the storage, which is a folder, for one upload or download."""
@@ -105,7 +105,7 @@ class Xet:
         with tempfile.TemporaryDirectory(dir=self.folder) as name:
             paths = [blob.source if isinstance(blob.source, Path) else _written(blob, Path(name)) for blob in blobs]
             hashes = _run("put", self.pool, [str(path) for path in paths])
-        self.hashes |= {blob.sha256: xet for blob, xet in zip(blobs, hashes, strict=True)}
+        self.hashes |= zip(blobs, hashes, strict=True)
 
 
 def _written(blob: Blob, folder: Path) -> Path:
