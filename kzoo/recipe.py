@@ -111,7 +111,7 @@ def plain_task(task: str) -> str:
 
 def is_no_path(source: str) -> bool:
     """Whether a source is a model of a registry or a factory, not a place on the disk."""
-    return source.startswith(("local:", "py:"))
+    return source.startswith(("local:", "py:", "hf:"))
 
 
 def read_recipe(path: Path) -> Recipe:

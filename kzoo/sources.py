@@ -30,11 +30,13 @@ from kzoo.zoo import Zoo
 if TYPE_CHECKING:
     from torch import nn
 
+#: How a repository on the Hub is written.
+HUB = "hf:"
 #: What one of `kzoo.training.networks` has unless something else is asked for.
 SMALL_CLASSES, SMALL_CHANNELS = 10, 3
 _EXPECTED = (
-    "expected timm:NAME, torchvision:NAME, small:NAME, local:NAME, a registry id like timm/resnet18.a1_in1k, the path of a safetensors file or of "
-    "a folder that holds one, or py:package.module:factory"
+    "expected timm:NAME, torchvision:NAME, small:NAME, local:NAME, a registry id like timm/resnet18.a1_in1k, hf:user/name, the path of a "
+    "safetensors file or of a folder that holds one, or py:package.module:factory"
 )
 
 
@@ -106,7 +108,9 @@ def _resolve_string(text: str, zoo: Zoo, options: Options) -> Architecture:
         return _small(name, options)
     if library in LIBRARIES and colon:
         return _from_library(text, library, name, zoo, options)
-    if not text.startswith(("hf:", f"{LOCAL}:")) and looks_like_path(text):
+    if text.startswith(HUB):
+        return _from_hub(text, zoo, options)
+    if not text.startswith(f"{LOCAL}:") and looks_like_path(text):
         return _from_file(Path(text), zoo, options)
     raise InputError(f"{text!r} names no network: {_EXPECTED}; nearest: {', '.join(zoo.nearest(text))}")
 
@@ -217,6 +221,18 @@ def _form_of(entry: Entry, tag: str, text: str, options: Options) -> Architectur
         raise InputError(f"{text} cannot be built with these options ({reason:.200}): give other ones") from None
 
 
+def _from_hub(text: str, zoo: Zoo, options: Options) -> Architecture:
+    """The network in a repository on the Hub, by the headers of its weights."""
+    if options != Options(submodule=options.submodule):
+        raise InputError(
+            f"{text} holds trained weights, which have one shape only: leave out --classes, --in-chans and --img-size, or name "
+            "the network instead"
+        )
+    from kzoo.hub.models import remote_network
+
+    return weights_architecture(remote_network(text).weights, zoo, options.submodule)
+
+
 def _from_file(path: Path, zoo: Zoo, options: Options) -> Architecture:
     if options != Options(submodule=options.submodule):
         raise InputError(
@@ -232,7 +248,15 @@ def file_architecture(path: Path, zoo: Zoo, submodule: str | None = None) -> Arc
     Raises:
         InputError: the file cannot be read or is faulty, or there is no such submodule.
     """
-    file = read_weights_file(path)
+    return weights_architecture(read_weights_file(path), zoo, submodule)
+
+
+def weights_architecture(file: WeightsFile, zoo: Zoo, submodule: str | None = None) -> Architecture:
+    """The same of a file whose header has been read, wherever it is.
+
+    Raises:
+        InputError: there is no such submodule.
+    """
     approximate = file.architecture(submodule)
     if submodule is not None or not file.claims:
         return approximate

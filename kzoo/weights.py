@@ -17,11 +17,13 @@ from kzoo.layers import Architecture
 from kzoo.readers.files import WeightsFile, looks_like_path, read_weights_file
 from kzoo.readers.libraries import LOCAL
 from kzoo.refine import fitting
-from kzoo.sources import claimed_architecture, is_torch_module, python_module
+from kzoo.sources import HUB, claimed_architecture, is_torch_module, python_module
 from kzoo.zoo import Model, Zoo
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from kzoo.hub.pull import Pulled
 
 # Types that torch has too; of the others there is nothing to carry.
 _LOADABLE = frozenset(
@@ -77,9 +79,9 @@ class TrainedNetwork:
 def open_trained(source: str | Path | nn.Module, zoo: Callable[[], Zoo], trust_code: bool = False) -> TrainedNetwork:
     """A network with weights that are on this machine.
 
-    ``source`` is a torch module, a safetensors file or a folder that holds one, ``local:NAME`` or the id of a model of
-    one's own registry, or ``py:package.module:factory`` (with ``trust_code``). Tensors of files are mapped into memory
-    and read when they are used.
+    ``source`` is a torch module, a safetensors file or a folder that holds one, ``local:NAME``, the id of a model in a
+    registry, ``hf:user/name``, or ``py:package.module:factory`` (with ``trust_code``). What lies on the Hub is fetched.
+    Tensors of files are mapped into memory and read when they are used.
 
     Raises:
         InputError: it names nothing, or a network of which there are no weights here, or the file is faulty.
@@ -94,6 +96,10 @@ def open_trained(source: str | Path | nn.Module, zoo: Callable[[], Zoo], trust_c
     if model is not None and model.library == LOCAL:
         path = model.entry.index.path.parent / str(model.fields["path"])
         return _of_file(read_weights_file(path), text, zoo(), model)
+    if text.startswith(HUB):
+        found = _pulled(text, zoo)
+        assert found is not None  # whatever begins so is on the Hub, or refused
+        return _of_file(read_weights_file(found.path), text, zoo())
     if model is None and zoo().named(text) is None and looks_like_path(text):
         return _of_file(read_weights_file(Path(text)), text, zoo())
     if text.startswith(f"{LOCAL}:") and model is None:
@@ -105,10 +111,21 @@ def open_trained(source: str | Path | nn.Module, zoo: Callable[[], Zoo], trust_c
             f"{text!r} names no trained network: expected the path of a safetensors file or of a folder that holds one, or "
             f"local:NAME; nearest: {', '.join(zoo().nearest(text))}"
         )
+    pulled = _pulled(text, zoo)
+    if pulled is not None:
+        return _of_file(read_weights_file(pulled.path), text, zoo())
     raise InputError(
-        f"{text} names a network, but its weights are not on this machine: save them as a safetensors file "
+        f"{text} names a network, but its weights are not on the Hub, and not on this machine: save them as a safetensors file "
         "(safetensors.torch.save_file) and give its path, or 'kzoo add' it and give local:NAME"
     )
+
+
+def _pulled(text: str, zoo: Callable[[], Zoo]) -> Pulled | None:
+    """A network on the Hub, fetched where it is not in the client's cache; None where the string names nothing there."""
+    from kzoo.hub.models import default_fetcher, wanted
+
+    asked = wanted(text, zoo)
+    return None if asked is None else default_fetcher(zoo()).fetch(asked)
 
 
 def _model(text: str, zoo: Callable[[], Zoo]) -> Model | None:

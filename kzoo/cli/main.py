@@ -16,6 +16,7 @@ import kzoo
 from kzoo.cli.carrying import run as run_recipe
 from kzoo.cli.carrying import transfer
 from kzoo.cli.curves import curves
+from kzoo.cli.hub import pull
 from kzoo.cli.papers import report
 from kzoo.cli.ranking import compare, recommend
 from kzoo.cli.registry import registry
@@ -68,6 +69,7 @@ for command in (
     list_models,
     show,
     add,
+    pull,
     index,
     registry,
     report,
@@ -123,6 +125,7 @@ _EXTRAS = {
     **dict.fromkeys(("psutil", "safetensors", "timm", "torch", "torchvision"), "torch"),
     **dict.fromkeys(("accelerate", "matplotlib", "PIL", "scipy", "sklearn"), "training"),
     **dict.fromkeys(("dvc", "jinja2"), "pipelines"),
+    **dict.fromkeys(("huggingface_hub", "httpx", "httpx2"), "hub"),
 }
 
 

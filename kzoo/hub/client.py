@@ -60,11 +60,15 @@ def get_json(path: str, what: str) -> tuple[Any, Mapping[str, str]]:
         InputError: there is no such thing, or one may not see it.
         WorldError: the Hub cannot be reached, is busy for too long, or answers nonsense.
     """
-    content, headers = get_bytes(f"{endpoint()}{path}", what, most=MOST_JSON)
-    try:
-        return json.loads(content), headers
-    except (ValueError, RecursionError):
-        raise WorldError(f"the Hub at {endpoint()} answered no JSON for {what}: is it a Hub? Try again") from None
+    for number in range(TRIES):
+        content, headers = get_bytes(f"{endpoint()}{path}", what, most=MOST_JSON)
+        try:
+            return json.loads(content), headers
+        except (ValueError, RecursionError):
+            # Half an answer, perhaps.
+            if number < TRIES - 1:
+                time.sleep(_FIRST_WAIT)
+    raise WorldError(f"the Hub at {endpoint()} answered no JSON for {what}: is it a Hub? Try again")
 
 
 def get_bytes(

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from kzoo.errors import InputError, WorldError
+from kzoo.errors import InputError
 from kzoo.hub.client import get_bytes
-from kzoo.hub.repositories import RemoteFile, Repository, file_url, is_plain_name
+from kzoo.hub.repositories import RemoteFile, Repository, file_url, git_oid, is_plain_name
 from kzoo.readers.files import MOST_CONFIG, PICKLES, SHARDED, WHOLE, WeightsFile, config_claims
 from kzoo.readers.safetensors import MOST_HEADER, Tensor, joined_shards, parse_header, shard_table
 
 _CONFIG = "config.json"
 _SUFFIX = ".safetensors"
 _LENGTH = 8
+_TRIES = 2
 #: Nearly every header is shorter, so that one request is enough; what comes with it of the weights is not much.
 _FIRST = 65_536
 #: What timm looks for, in this order, before any other file.
@@ -101,11 +102,15 @@ def _header(repository: Repository, name: str, most: int) -> tuple[dict[str, Ten
     where = f"hf:{repository.id}/{name}"
     if file is None:
         raise InputError(f"{where} is not there, but the index of the shards names it: choose another revision")
+    if file.size < _LENGTH:
+        raise InputError(
+            f"{where} is no whole safetensors file: it has {file.size} bytes; choose another file or revision"
+        )
     url = file_url(repository, name)
-    begin, _ = get_bytes(url, where, first=0, most=min(_FIRST, file.size or 1), exactly=file.size > 0)
+    begin, _ = get_bytes(url, where, first=0, most=min(_FIRST, file.size), exactly=True)
     length = int.from_bytes(begin[:_LENGTH], "little")
     data_bytes = file.size - _LENGTH - length
-    if file.size < _LENGTH or data_bytes < 0 or length > most:
+    if data_bytes < 0 or length > most:
         raise InputError(
             f"{where} is no whole safetensors file: its header should have {length:,} bytes, but the file has {file.size:,} "
             f"and at most {most:,} are read; choose another file or revision"
@@ -122,10 +127,11 @@ def _whole(repository: Repository, name: str, most: int) -> bytes:
     file, where = repository.files[name], f"hf:{repository.id}/{name}"
     if file.size > most:
         raise InputError(f"{where} has {file.size:,} bytes, more than the {most:,} that are read")
-    content, _ = get_bytes(file_url(repository, name), where, most=most)
-    if len(content) != file.size:
-        raise WorldError(f"{where} came with {len(content):,} bytes of {file.size:,}: try again")
-    return content
+    for _ in range(_TRIES):
+        content, _ = get_bytes(file_url(repository, name), where, most=file.size, exactly=True)
+        if file.sha256 is not None or file.oid in (None, git_oid(content)):
+            return content
+    raise WorldError(f"{where} has come twice with another content than the Hub says: try again later")
 
 
 def _claims(

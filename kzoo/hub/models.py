@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kzoo.errors import InputError
+from kzoo.errors import InputError, KzooWarning
 from kzoo.hub.headers import RemoteNetwork, read_network
 from kzoo.hub.locks import Lock, find_lock, write_lock
 from kzoo.hub.pull import Pulled, cached, look, pull, require_online
 from kzoo.hub.repositories import Repository, RepositoryName, parse_name, read_repository
+from kzoo.paths import own_registry
 from kzoo.zoo import Model, Zoo
 
 Progress = Callable[[str, float], None]
 PREFIX = "hf:"
+
+
+def warn(text: str) -> None:
+    """Say something to whoever called."""
+    warnings.warn(text, KzooWarning, stacklevel=3)
 
 
 @dataclass(frozen=True)
@@ -132,3 +139,12 @@ class Fetcher:
         repository: Repository = remote.repository
         license = repository.license or "unknown"
         return f"fetching {remote.size / 1e6:,.1f} MB of {PREFIX}{repository.id} at {repository.commit[:12]} (license: {license})"
+
+
+def default_fetcher(
+    zoo: Zoo, progress: Progress = lambda _what, _done: None, say: Callable[[str], None] = warn
+) -> Fetcher:
+    """What fetches for the registries of a zoo: new locks go into the topmost of one's own, or `own_registry`."""
+    layers = [layer.path.parent for layer in zoo.layers]
+    own = layers[-1] if len(layers) > 1 else own_registry()
+    return Fetcher(list(dict.fromkeys([*layers, own])), lambda: own, progress, say)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from kzoo.hashing import weights_sha256
 from kzoo.hub.client import endpoint, hub_errors
 from kzoo.hub.headers import RemoteNetwork, read_network
 from kzoo.hub.locks import Lock, LockedFile
-from kzoo.hub.repositories import RemoteFile, RepositoryName, read_repository
+from kzoo.hub.repositories import RemoteFile, RepositoryName, git_oid, read_repository
 
 Progress = Callable[[str, float], None]
 #: So many times a file is fetched before its content counts as wrong.
@@ -130,9 +129,7 @@ def _is_as_said(path: Path, file: RemoteFile) -> bool:
     if file.sha256 is not None:
         return weights_sha256([path]) == file.sha256
     if file.oid is not None:
-        # Small files have no other digest than git's, of their blob.
-        content = path.read_bytes()
-        return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == file.oid
+        return git_oid(path.read_bytes()) == file.oid
     return True
 
 

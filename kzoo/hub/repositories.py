@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -128,6 +129,11 @@ def _file(sibling: Any) -> RemoteFile:
 def file_url(repository: Repository, file: str) -> str:
     """Where a file of the repository's commit is fetched from."""
     return f"{endpoint()}/{repository.id}/resolve/{repository.commit}/{quote(file)}"
+
+
+def git_oid(content: bytes) -> str:
+    """The name that git gives to a file of this content; of small files the Hub says no other digest."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def is_plain_name(name: str) -> bool:
