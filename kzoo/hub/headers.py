@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from kzoo.errors import InputError
+from kzoo.errors import InputError, WorldError
 from kzoo.hub.client import get_bytes
 from kzoo.hub.repositories import RemoteFile, Repository, file_url, git_oid, is_plain_name
 from kzoo.readers.files import MOST_CONFIG, PICKLES, SHARDED, WHOLE, WeightsFile, config_claims
