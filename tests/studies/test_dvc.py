@@ -73,7 +73,8 @@ def test_a_change_runs_exactly_what_depends_on_it(tiny):
     assert stale() == set()
 
 
-def test_a_stage_that_was_killed_goes_on_and_gives_the_same_bytes(tiny, tmp_path):
+def test_a_stage_that_was_killed_goes_on_and_gives_the_same_bytes(tiny, tmp_path, command, monkeypatch):
+    monkeypatch.setenv("KZOO_JOBS", "1")
     shutil.copytree(tiny.root, tmp_path / "project", symlinks=True)
     project = replace(tiny, root=tmp_path / "project")
     sweep = ("dvc", "repro", "--single-item", "pipelines/dpiat/dvc.yaml:sweep")
@@ -98,25 +99,26 @@ def test_a_stage_that_was_killed_goes_on_and_gives_the_same_bytes(tiny, tmp_path
     assert not (project.root / "pipelines/dpiat/.out.work").exists()
 
     killed = (project.root / "pipelines/dpiat/out/sweep.json").read_bytes()
-    again = project.run("kzoo", "run", "pipelines/dpiat", "--stage", "sweep")
-    assert again.returncode == 0, again.stderr
-    assert steps(again.stderr, "sweep") == whole
+    code, _, said = command("run", project.root / "pipelines/dpiat", "--stage", "sweep")
+    assert code == 0, said
+    assert steps(said, "sweep") == whole
     assert (project.root / "pipelines/dpiat/out/sweep.json").read_bytes() == killed != before
 
 
-def test_two_runs_at_once_do_not_spoil_each_other(tmp_path, copied_project):
+def test_two_runs_at_once_do_not_spoil_each_other(tmp_path, copied_project, command, monkeypatch):
+    monkeypatch.setenv("KZOO_JOBS", "1")
     project = copied_project(tmp_path / "project")
-    command = ("dvc", "repro", "pipelines/zoo/dvc.yaml:train")
-    both = [project.start(*command) for _ in range(2)]
+    repro = ("dvc", "repro", "pipelines/zoo/dvc.yaml:train")
+    both = [project.start(*repro) for _ in range(2)]
     said = [process.communicate(timeout=300)[0] for process in both]
     # The one that comes second is refused, in a sentence; it never waits within a stage, nor writes beside the first.
     assert min(process.returncode for process in both) == 0, said
     refused = [text for process, text in zip(both, said, strict=True) if process.returncode != 0]
     assert all("busy" in text or "Unable to acquire lock" in text for text in refused), refused
-    assert "up to date" in project.run(*command).stdout
+    assert "up to date" in project.run(*repro).stdout
     ours = (project.root / "pipelines/zoo/out/train.json").read_bytes()
-    alone = project.run("kzoo", "run", "pipelines/zoo", "--stage", "train")
-    assert alone.returncode == 0, alone.stderr
+    code, _, said = command("run", project.root / "pipelines/zoo", "--stage", "train")
+    assert code == 0, said
     assert (project.root / "pipelines/zoo/out/train.json").read_bytes() == ours
 
 
