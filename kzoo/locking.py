@@ -1,4 +1,4 @@
-"""One writer of a registry at a time."""
+"""One writer at a time."""
 
 from __future__ import annotations
 
@@ -21,18 +21,28 @@ def locked(directory: Path, timeout: float = 5.0) -> Iterator[None]:
     """
     if directory.exists() and not directory.is_dir():
         raise InputError(f"registry {directory} is a file: give a folder")
-    lock = FileLock(directory / ".lock")
+    busy = f"registry {directory} is being changed by another kzoo: wait until it is done, then run this again"
+    with held(directory / ".lock", busy, f"registry {directory}", timeout):
+        yield
+
+
+@contextmanager
+def held(file: Path, busy: str, what: str, timeout: float) -> Iterator[None]:
+    """Hold a lock file, whose folder is made where it is missing; ``what`` names what cannot be written in sentences.
+
+    Raises:
+        WorldError: another process holds it for longer than ``timeout`` seconds (``busy``), or it cannot be written.
+    """
+    lock = FileLock(file)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=timeout)
     except Timeout:
-        raise WorldError(
-            f"registry {directory} is being changed by another kzoo: wait until it is done, then run this again"
-        ) from None
+        raise WorldError(busy) from None
     # Some network file systems have no locks.
     except (OSError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise WorldError(f"registry {directory} cannot be written ({reason}): check its permissions") from None
+        raise WorldError(f"{what} cannot be written ({reason}): check its permissions") from None
     try:
         yield
     finally:

@@ -74,5 +74,5 @@ html(Report(()))
     done = subprocess.run(
         [environment / "python", "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False
     )
-    assert done.stdout.startswith("0 claims of 0 papers")
+    assert done.stdout.startswith("0 claims of 0 pipelines")
     assert "pip install 'kzoo[pipelines]'" in done.stderr

@@ -11,10 +11,9 @@ from kzoo.claims import VERDICTS, Claim, Claims, MetricKind, Verdict, read_claim
 from kzoo.errors import InputError
 from kzoo.faults import nearest
 from kzoo.reporting.results import Found, Results, read_results
-from kzoo.studies.params import PARAMS, require_profiles
+from kzoo.studies.design import CLAIMS
+from kzoo.studies.params import PARAMS, PIPELINES, require_profiles
 
-PIPELINES = "pipelines"
-_CLAIMS = "claims.yaml"
 _METRICS = "out/metrics.json"
 
 
@@ -82,7 +81,7 @@ def paper_folder(paper: str, root: Path | None = None) -> Path:
     Raises:
         InputError: there is no such paper.
     """
-    if root is None and (Path(paper) / _CLAIMS).is_file():
+    if root is None and (Path(paper) / CLAIMS).is_file():
         return Path(paper)
     folder = (find_root(Path()) if root is None else root) / PIPELINES
     if paper not in (known := _known(folder)):
@@ -96,9 +95,9 @@ def _known(folder: Path) -> list[str]:
     Raises:
         InputError: there are none.
     """
-    known = sorted(path.parent.name for path in folder.glob(f"*/{_CLAIMS}"))
+    known = sorted(path.parent.name for path in folder.glob(f"*/{CLAIMS}"))
     if not known:
-        raise InputError(f"{folder} holds no paper: expected a folder with a {_CLAIMS}")
+        raise InputError(f"{folder} holds no paper: expected a folder with a {CLAIMS}")
     return known
 
 
@@ -116,7 +115,7 @@ def read_report(root: Path, papers: Sequence[str] | None, metrics: Mapping[str, 
 
 
 def _paper(folder: Path, metrics: Mapping[str, MetricKind]) -> PaperResult:
-    about = read_claims(folder / _CLAIMS, metrics)
+    about = read_claims(folder / CLAIMS, metrics)
     if (folder / PARAMS).is_file():
         require_profiles(folder, about.claims)
     file = folder / _METRICS

@@ -18,7 +18,8 @@ from kzoo.studies.stages import STAGES, Stage
 if TYPE_CHECKING:
     from kzoo.claims import Claim
 
-PARAMS, _PIPELINES = "params.yaml", "pipelines"
+#: The file of a study, and the folder that holds the studies.
+PARAMS, PIPELINES = "params.yaml", "pipelines"
 _WHAT = "a study"
 
 
@@ -72,14 +73,14 @@ def find_study(path: Path) -> Path:
     Raises:
         InputError: it leads nowhere, or to a folder that is no study.
     """
-    if (Path(_PIPELINES) / path / PARAMS).is_file():
-        return Path(_PIPELINES) / path
+    if (Path(PIPELINES) / path / PARAMS).is_file():
+        return Path(PIPELINES) / path
     if path.is_dir() and not is_study(path):
         raise InputError(
             f"{path} is a folder without {PARAMS}: give a study such as pipelines/dpiat, or a recipe's file"
         )
     if not path.exists():
-        near = nearest(path.name, [folder.parent.name for folder in sorted(Path(_PIPELINES).glob(f"*/{PARAMS}"))])
+        near = nearest(path.name, [folder.parent.name for folder in sorted(Path(PIPELINES).glob(f"*/{PARAMS}"))])
         studies = f"; the studies nearest to it: {near}" if near else "; there is no folder pipelines here"
         raise InputError(f"{path} is not there: give the file of a recipe, or a study{studies}")
     return path

@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from kzoo.errors import InputError, WorldError
+from kzoo.errors import InputError
 from kzoo.files import replacing
+from kzoo.locking import held
 from kzoo.studies.design import Progress, Run
 from kzoo.studies.environment import environment_class, tell_difference
 from kzoo.studies.params import Study
@@ -92,23 +91,13 @@ def _alone(run: Run) -> Iterator[None]:
     Raises:
         WorldError: somebody else does already.
     """
-    lock = FileLock(run.work.with_name(f"{run.work.name}.lock"))
-    try:
-        run.work.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=_PATIENCE)
-    except Timeout:
-        raise WorldError(
-            f"another kzoo is writing into {run.out}: wait until it is done, or give another folder (--out)"
-        ) from None
-    except (OSError, NotImplementedError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise WorldError(f"{run.work.parent} cannot be written ({reason}): check its permissions") from None
-    try:
-        yield
-    finally:
-        if run.work.is_dir() and not any(run.work.iterdir()):
-            shutil.rmtree(run.work, ignore_errors=True)
-        lock.release()
+    busy = f"another kzoo is writing into {run.out}: wait until it is done, or give another folder (--out)"
+    with held(run.work.with_name(f"{run.work.name}.lock"), busy, str(run.work.parent), _PATIENCE):
+        try:
+            yield
+        finally:
+            if run.work.is_dir() and not any(run.work.iterdir()):
+                shutil.rmtree(run.work, ignore_errors=True)
 
 
 def _default_jobs() -> int:

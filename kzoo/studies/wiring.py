@@ -17,11 +17,11 @@ from kzoo.indexing import DECISIVE_MODULES, LOCAL_MODULES
 from kzoo.paths import source_file
 from kzoo.studies.closure import import_closure
 from kzoo.studies.design import CLAIMS
-from kzoo.studies.params import PARAMS, read_study
+from kzoo.studies.params import PARAMS, PIPELINES, read_study
 from kzoo.studies.running import OUT
 from kzoo.studies.stages import ENVIRONMENT, INDEX, Stage
 
-PIPELINES, FILE = "pipelines", "dvc.yaml"
+FILE = "dvc.yaml"
 _HEAD = (
     "# Written by `make wiring`, from kzoo/studies/stages.py and the imports of the modules that carry stages out.\n"
 )

@@ -24,7 +24,14 @@ files = {module.__file__ for name, module in sys.modules.items() if name.partiti
 print(json.dumps(sorted(files)))
 """
 #: What carries any stage out, and therefore belongs to none: it decides no bytes.
-RUNNERS = {"studies/__init__.py", "studies/params.py", "studies/running.py", "studies/stages.py", "faults.py"}
+RUNNERS = {
+    "studies/__init__.py",
+    "studies/params.py",
+    "studies/running.py",
+    "studies/stages.py",
+    "faults.py",
+    "locking.py",
+}
 RUNNERS |= {
     "studies/dpiat/__init__.py",
     "studies/dpiat/design.py",

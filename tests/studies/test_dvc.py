@@ -1,25 +1,20 @@
 """The pipelines through DVC itself, in a copy of the project."""
 
+import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import time
+from dataclasses import replace
 
-import pytest
 import yaml
+
+from tests.studies.conftest import ROOT
 
 REPRO = ("dvc", "repro", "pipelines/dpiat/dvc.yaml")
 STAGES = ["sources", "match", "transfer", "sweep", "train", "evaluate", "card"]
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory, copied_project, tiny):
-    """A copy in which the pipeline was run by DVC."""
-    project = copied_project(tmp_path_factory.mktemp("dvc"))
-    done = project.run(*REPRO)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return project
 
 
 def ran(text):
@@ -32,16 +27,29 @@ def steps(text, stage):
     return int(re.search(rf"^{stage}: \d+ runs.*; (\d+) steps trained", text, re.MULTILINE)[1])
 
 
-def test_dvc_makes_what_the_command_makes_and_everything_is_up_to_date(project, tiny):
-    ours = project.contents("pipelines/dpiat/out")
-    ignored = {name for name in ours if name.endswith(".gitignore")}
-    assert {name: ours[name] for name in ours.keys() - ignored} == tiny.contents("pipelines/dpiat/out")
-    assert "up to date" in project.run("dvc", "status", "pipelines/dpiat/dvc.yaml").stdout
-    lock = yaml.safe_load((project.root / "pipelines/dpiat/dvc.lock").read_text())
+def test_everything_is_up_to_date_after_a_run_and_the_lock_has_every_stage(tiny):
+    assert "up to date" in tiny.run("dvc", "status", "pipelines/dpiat/dvc.yaml").stdout
+    lock = yaml.safe_load((tiny.root / "pipelines/dpiat/dvc.lock").read_text())
     assert list(lock["stages"]) == STAGES
+    assert not (tiny.root / "pipelines/dpiat/.out.work").exists()
 
 
-def test_a_change_runs_exactly_what_depends_on_it(project):
+def test_the_command_makes_what_dvc_made(tiny, tmp_path, command, monkeypatch):
+    monkeypatch.setenv("KZOO_JOBS", "1")
+    shutil.copytree(tiny.root / "pipelines", tmp_path / "pipelines", ignore=shutil.ignore_patterns("out"))
+    code, _, said = command("run", tmp_path / "pipelines/dpiat")
+    assert code == 0, said
+    ours = tiny.contents("pipelines/dpiat/out")
+    theirs = {
+        path.relative_to(tmp_path / "pipelines/dpiat/out").as_posix(): path.read_bytes()
+        for path in (tmp_path / "pipelines/dpiat/out").rglob("*")
+        if path.is_file()
+    }
+    assert {name: data for name, data in ours.items() if not name.endswith(".gitignore")} == theirs
+
+
+def test_a_change_runs_exactly_what_depends_on_it(tiny):
+    project = tiny
     status = ("dvc", "status", "--json", *REPRO[2:])
 
     def stale():
@@ -65,12 +73,15 @@ def test_a_change_runs_exactly_what_depends_on_it(project):
     assert stale() == set()
 
 
-def test_a_stage_that_was_killed_goes_on_and_gives_the_same_bytes(project):
+def test_a_stage_that_was_killed_goes_on_and_gives_the_same_bytes(tiny, tmp_path, command, monkeypatch):
+    monkeypatch.setenv("KZOO_JOBS", "1")
+    shutil.copytree(tiny.root, tmp_path / "project", symlinks=True)
+    project = replace(tiny, root=tmp_path / "project")
     sweep = ("dvc", "repro", "--single-item", "pipelines/dpiat/dvc.yaml:sweep")
     before = (project.root / "pipelines/dpiat/out/sweep.json").read_bytes()
     project.change("pipelines/dpiat/params.yaml", "sweep: {rates: [0.003, 0.01]", "sweep: {rates: [0.003, 0.02]")
-    project.change("pipelines/dpiat/params.yaml", "{epochs: 4, batch_size: 32", "{epochs: 16, batch_size: 32")
-    whole = 4 * 16 * 6
+    project.change("pipelines/dpiat/params.yaml", "{epochs: 4, batch_size: 32", "{epochs: 8, batch_size: 32")
+    whole = 4 * 8 * 6
     process = project.start(*sweep)
     work = project.root / "pipelines/dpiat/.out.work/rates"
     deadline = time.monotonic() + 120
@@ -88,25 +99,26 @@ def test_a_stage_that_was_killed_goes_on_and_gives_the_same_bytes(project):
     assert not (project.root / "pipelines/dpiat/.out.work").exists()
 
     killed = (project.root / "pipelines/dpiat/out/sweep.json").read_bytes()
-    again = project.run("kzoo", "run", "pipelines/dpiat", "--stage", "sweep")
-    assert again.returncode == 0, again.stderr
-    assert steps(again.stderr, "sweep") == whole
+    code, _, said = command("run", project.root / "pipelines/dpiat", "--stage", "sweep")
+    assert code == 0, said
+    assert steps(said, "sweep") == whole
     assert (project.root / "pipelines/dpiat/out/sweep.json").read_bytes() == killed != before
 
 
-def test_two_runs_at_once_do_not_spoil_each_other(tmp_path, copied_project):
+def test_two_runs_at_once_do_not_spoil_each_other(tmp_path, copied_project, command, monkeypatch):
+    monkeypatch.setenv("KZOO_JOBS", "1")
     project = copied_project(tmp_path / "project")
-    command = ("dvc", "repro", "pipelines/zoo/dvc.yaml:train")
-    both = [project.start(*command) for _ in range(2)]
+    repro = ("dvc", "repro", "pipelines/zoo/dvc.yaml:train")
+    both = [project.start(*repro) for _ in range(2)]
     said = [process.communicate(timeout=300)[0] for process in both]
     # The one that comes second is refused, in a sentence; it never waits within a stage, nor writes beside the first.
     assert min(process.returncode for process in both) == 0, said
     refused = [text for process, text in zip(both, said, strict=True) if process.returncode != 0]
     assert all("busy" in text or "Unable to acquire lock" in text for text in refused), refused
-    assert "up to date" in project.run(*command).stdout
+    assert "up to date" in project.run(*repro).stdout
     ours = (project.root / "pipelines/zoo/out/train.json").read_bytes()
-    alone = project.run("kzoo", "run", "pipelines/zoo", "--stage", "train")
-    assert alone.returncode == 0, alone.stderr
+    code, _, said = command("run", project.root / "pipelines/zoo", "--stage", "train")
+    assert code == 0, said
     assert (project.root / "pipelines/zoo/out/train.json").read_bytes() == ours
 
 
@@ -114,7 +126,8 @@ def test_a_source_that_is_missing_is_told_in_one_sentence(tmp_path, copied_proje
     project = copied_project(tmp_path / "project")
     missing = "registry/zoo/digits-vgg-1x8/model.safetensors"
     (project.root / missing).unlink()
-    done = project.run("dvc", "repro", "pipelines/zoo/dvc.yaml:train")
+    # The index, which lies upstream, would be told of it first.
+    done = project.run("dvc", "repro", "--single-item", "pipelines/zoo/dvc.yaml:train")
     assert done.returncode != 0
     errors = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
     assert len(errors) == 1 and missing in errors[0] and "local:digits-vgg-1x8" in errors[0]
@@ -122,8 +135,19 @@ def test_a_source_that_is_missing_is_told_in_one_sentence(tmp_path, copied_proje
     assert not list((project.root / "pipelines/zoo").glob("out/*"))
 
 
-def test_the_report_at_the_root_pulls_the_pipelines_in(project):
-    dag = project.run("dvc", "dag", "--mermaid", "report").stdout
+def test_the_report_at_the_root_pulls_the_pipelines_in(tiny):
+    dag = tiny.run("dvc", "dag", "--mermaid", "report").stdout
     nodes = set(re.findall(r'\["(.+)"\]', dag))
     assert nodes >= {f"pipelines/dpiat/dvc.yaml:{stage}" for stage in STAGES}
     assert nodes >= {"pipelines/zoo/dvc.yaml:train", "pipelines/zoo/dvc.yaml:evaluate", "report"}
+
+
+def test_the_committed_lock_knows_the_index_as_it_is():
+    # If this fails: kzoo index, then dvc commit -f index
+    stage = yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"]["index"]
+    files = [entry for entry in (*stage["deps"], *stage["outs"]) if not entry["md5"].endswith(".dir")]
+    assert len(files) > 15
+    for entry in files:
+        assert hashlib.md5((ROOT / entry["path"]).read_bytes(), usedforsecurity=False).hexdigest() == entry["md5"], (
+            entry
+        )
