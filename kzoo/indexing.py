@@ -9,19 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from kzoo.catalog import ArchitectureEntry, Family, load_registry
+from kzoo.catalog import ArchitectureEntry, Checkpoint, Family, load_registry
 from kzoo.encoding import Encoding, Floats, encode
 from kzoo.errors import CheckFailed, InputError
+from kzoo.hub.locks import read_lock, stem
 from kzoo.index import FORMAT, Index, encoding_arrays, write_index
 from kzoo.layers import Architecture
 from kzoo.paths import registry_directory, source_file
 from kzoo.processes import Progress, chunks, in_processes
 from kzoo.readers.files import read_weights_file
-from kzoo.readers.libraries import LOCAL, load_library
+from kzoo.readers.libraries import BY_HEADER, HUB, LOCAL, load_library
 from kzoo.readers.variants import Variant
 from kzoo.registry_files import registry_digest
 from kzoo.scan import Scan
-from kzoo.sources import file_architecture
+from kzoo.sources import file_architecture, weights_architecture
 from kzoo.zoo import Zoo, shipped_zoo
 
 #: Modules whose code decides what the index holds; when one changes, the index is stale.
@@ -33,6 +34,8 @@ DECISIVE_MODULES = (
 LOCAL_MODULES = (
     "readers/safetensors", "readers/shapes", "readers/files", "refine", "heads", "training/networks",
 )  # fmt: skip
+#: The same for networks on the Hub, beside those for files.
+HUB_MODULES = ("hub/locks",)
 #: How many places a stored ranking holds; a search that needs more scans everything.
 _STORED = 100
 _Work = tuple[str, list[ArchitectureEntry]]
@@ -65,7 +68,7 @@ def build_index(directory: Path, path: Path, progress: Progress) -> dict[str, An
         members = encoding_arrays(encoding) | {f"rankings/{measure}": ranking for measure, ranking in stored.items()}
         members["fingerprints"] = np.array(list(architectures), dtype="S20").astype("U20")
         arrays |= {f"{space}/{name}": array for name, array in members.items()}
-    libraries = sorted({family.library for family in families} - {LOCAL})
+    libraries = sorted({family.library for family in families} - set(BY_HEADER))
     meta = {
         "format": FORMAT,
         "registry": digest,
@@ -94,8 +97,11 @@ def _read_variants(
     work: list[_Work] = []
     found: dict[tuple[str, str], list[Variant]] = {}
     for family in families:
-        if family.library == LOCAL:
-            found |= {(LOCAL, entry.name): [_local_variant(entry, directory)] for entry in family.architectures}
+        if family.library in BY_HEADER:
+            found |= {
+                (family.library, entry.name): [_variant_by_header(family.library, entry, directory)]
+                for entry in family.architectures
+            }
         else:
             work += [(family.library, chunk) for chunk in chunks(family.architectures)]
     results = in_processes(_variants, work, "building architectures", progress)
@@ -120,20 +126,34 @@ def _variants(work: _Work) -> list[list[Variant]]:
     return found
 
 
-def _local_variant(entry: ArchitectureEntry, directory: Path) -> Variant:
-    """The network of a local model, read from its file's header."""
+def _variant_by_header(library: str, entry: ArchitectureEntry, directory: Path) -> Variant:
+    """The network of a model that no library builds, as its file's header tells it."""
     # The index that comes with kzoo is made from its files alone, not from an older one; its networks are kzoo's own.
     known = Zoo([]) if directory.resolve() == registry_directory().resolve() else shipped_zoo()
     for checkpoint in entry.checkpoints:
-        if checkpoint.path is not None:
-            try:
-                architecture = file_architecture(directory / checkpoint.path, known, checkpoint.submodule)
-            except InputError as error:
-                raise InputError(
-                    f"{error}; it is the model {checkpoint.id}: delete {directory / LOCAL / entry.name}.yaml if it is gone"
-                ) from None
-            return Variant(architecture, ("", *(each.tag for each in entry.checkpoints)))
-    raise InputError(f"local model {entry.name} has no checkpoint with a path: add it with 'kzoo add', or remove it")
+        if library == HUB or checkpoint.path is not None:
+            read = _of_lock if library == HUB else _of_file
+            return Variant(read(checkpoint, directory, known), ("", *(each.tag for each in entry.checkpoints)))
+    what = "checkpoint" if library == HUB else "checkpoint with a path"
+    raise InputError(f"model {library}:{entry.name} has no {what}: add it with 'kzoo add', or remove it")
+
+
+def _of_file(checkpoint: Checkpoint, directory: Path, known: Zoo) -> Architecture:
+    try:
+        return file_architecture(directory / str(checkpoint.path), known, checkpoint.submodule)
+    except InputError as error:
+        file = directory / LOCAL / f"{checkpoint.id.partition('/')[2]}.yaml"
+        raise InputError(f"{error}; it is the model {checkpoint.id}: delete {file} if it is gone") from None
+
+
+def _of_lock(checkpoint: Checkpoint, directory: Path, known: Zoo) -> Architecture:
+    lock = read_lock(directory, checkpoint.id)
+    if lock is None:
+        raise InputError(
+            f"{directory} has no lock of {checkpoint.id}, which tells its layers: add it again with 'kzoo add --force', or "
+            f"delete {directory / HUB / stem(checkpoint.id)}.yaml"
+        )
+    return weights_architecture(lock.weights, known, checkpoint.submodule)
 
 
 def _documents(
@@ -220,6 +240,8 @@ def _check_local_files(directory: Path) -> None:
 def code_digest(directory: Path) -> str:
     """SHA-256 over the modules that decide what the index of a registry holds."""
     digest = hashlib.sha256()
-    for module in (*DECISIVE_MODULES, *(LOCAL_MODULES if (directory / LOCAL).is_dir() else ())):
+    own = LOCAL_MODULES if any((directory / library).is_dir() for library in BY_HEADER) else ()
+    hub = HUB_MODULES if (directory / HUB).is_dir() else ()
+    for module in (*DECISIVE_MODULES, *own, *hub):
         digest.update(hashlib.sha256(source_file(module).read_bytes()).digest())
     return digest.hexdigest()

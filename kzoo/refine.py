@@ -91,7 +91,7 @@ def refined(zoo: Zoo) -> Zoo:
         if found:
             layers.append(RefinedIndex(layer, found))
             origins.append(origin)
-    return Zoo(layers, origins)
+    return Zoo(layers, origins, zoo.registries)
 
 
 def _identified(zoo: Zoo, layer: Index) -> Iterator[tuple[Entry, dict[str, Architecture]]]:

@@ -10,6 +10,10 @@ from kzoo.errors import InputError
 
 #: What a fault of no single field is about.
 WHOLE = "the file"
+#: The folder of the locks, a file for each network of the Hub.
+LOCKS = "locks"
+#: The folder of the networks whose layers stand in locks.
+HUB_FOLDER = "hf"
 _LARGEST = 10_000_000
 
 
@@ -66,13 +70,15 @@ def read_bounded_file(path: Path) -> bytes | str:
 
 
 def registry_digest(directory: Path) -> str:
-    """SHA-256 over names and bytes of all registry files.
+    """SHA-256 over names and bytes of all registry files, and of the locks of networks on the Hub.
 
     Raises:
         InputError: the directory is missing, unreadable or holds no YAML file, or a file cannot be read.
     """
     digest = hashlib.sha256()
-    for path in registry_files(directory):
+    files = registry_files(directory)
+    locks = [directory / LOCKS / f"{path.stem}.json" for path in files if path.parent.name == HUB_FOLDER]
+    for path in (*files, *(lock for lock in locks if lock.is_file())):
         digest.update(f"{path.relative_to(directory).as_posix()}\n".encode())
         content = read_bounded_file(path)
         if isinstance(content, str):

@@ -20,18 +20,17 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from kzoo.errors import InputError, KzooError, KzooWarning
 from kzoo.heads import with_classes
+from kzoo.hub.names import PREFIX
 from kzoo.index import Entry
 from kzoo.layers import MOST_SIZE, Architecture
 from kzoo.readers.files import SMALL, WeightsFile, looks_like_path, read_weights_file
-from kzoo.readers.libraries import LIBRARIES, LOCAL, load_library
+from kzoo.readers.libraries import BY_HEADER, LIBRARIES, LOCAL, load_library
 from kzoo.refine import as_claimed, fits, identify
 from kzoo.zoo import Zoo
 
 if TYPE_CHECKING:
     from torch import nn
 
-#: How a repository on the Hub is written.
-HUB = "hf:"
 #: What one of `kzoo.training.networks` has unless something else is asked for.
 SMALL_CLASSES, SMALL_CHANNELS = 10, 3
 _EXPECTED = (
@@ -108,7 +107,7 @@ def _resolve_string(text: str, zoo: Zoo, options: Options) -> Architecture:
         return _small(name, options)
     if library in LIBRARIES and colon:
         return _from_library(text, library, name, zoo, options)
-    if text.startswith(HUB):
+    if text.startswith(PREFIX):
         return _from_hub(text, zoo, options)
     if not text.startswith(f"{LOCAL}:") and looks_like_path(text):
         return _from_file(Path(text), zoo, options)
@@ -210,7 +209,7 @@ def _form_of(entry: Entry, tag: str, text: str, options: Options) -> Architectur
         return entry.architecture(form, text)
     if plain and options.classes and form.heads is not None:
         return with_classes(entry.architecture(form, text), form, options.classes)
-    if entry.library == LOCAL:
+    if entry.library in BY_HEADER:
         raise InputError(f"{text} is a file of weights, which has one shape only: leave out the options that change it")
     name = f"{entry.name}.{tag}" if tag and entry.library == "timm" else entry.name
     try:
@@ -228,9 +227,9 @@ def _from_hub(text: str, zoo: Zoo, options: Options) -> Architecture:
             f"{text} holds trained weights, which have one shape only: leave out --classes, --in-chans and --img-size, or name "
             "the network instead"
         )
-    from kzoo.hub.models import remote_network
+    from kzoo.hub.models import remote_weights
 
-    return weights_architecture(remote_network(text).weights, zoo, options.submodule)
+    return weights_architecture(remote_weights(text, zoo), zoo, options.submodule)
 
 
 def _from_file(path: Path, zoo: Zoo, options: Options) -> Architecture:

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING
 from kzoo.building import seeded
 from kzoo.errors import InputError, KzooWarning
 from kzoo.hashing import weights_sha256
+from kzoo.hub.names import PREFIX
 from kzoo.layers import Architecture
 from kzoo.readers.files import WeightsFile, looks_like_path, read_weights_file
-from kzoo.readers.libraries import LOCAL
+from kzoo.readers.libraries import BY_HEADER, LOCAL
 from kzoo.refine import fitting
-from kzoo.sources import HUB, claimed_architecture, is_torch_module, python_module
+from kzoo.sources import claimed_architecture, is_torch_module, python_module
 from kzoo.zoo import Model, Zoo
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from kzoo.hub.pull import Pulled
+    from kzoo.hub.models import Fetched
 
 # Types that torch has too; of the others there is nothing to carry.
 _LOADABLE = frozenset(
@@ -52,8 +53,8 @@ _LOADABLE = frozenset(
 class TrainedNetwork:
     """A network with weights: what people call it, its architecture, its tensors by the architecture's names.
 
-    ``shards`` are the files that hold them, none for a module in memory; ``model`` is the registry's checkpoint, where
-    it is one.
+    ``shards`` are the files that hold them, none for a module in memory; ``model`` is the checkpoint of one's own
+    registries, where it is one; ``pinned`` names a network of the Hub at its commit, as ``hf:user/name@COMMIT``.
     """
 
     name: str
@@ -61,6 +62,7 @@ class TrainedNetwork:
     tensors: Mapping[str, Tensor]
     shards: tuple[Path, ...] = ()
     model: Model | None = None
+    pinned: str | None = None
 
     @cached_property
     def sha256(self) -> str:
@@ -96,31 +98,27 @@ def open_trained(source: str | Path | nn.Module, zoo: Callable[[], Zoo], trust_c
     if model is not None and model.library == LOCAL:
         path = model.entry.index.path.parent / str(model.fields["path"])
         return _of_file(read_weights_file(path), text, zoo(), model)
-    if text.startswith(HUB):
-        found = _pulled(text, zoo)
-        assert found is not None  # whatever begins so is on the Hub, or refused
-        return _of_file(read_weights_file(found.path), text, zoo())
-    if model is None and zoo().named(text) is None and looks_like_path(text):
+    if model is None and zoo().named(text) is None and not text.startswith(PREFIX) and looks_like_path(text):
         return _of_file(read_weights_file(Path(text)), text, zoo())
     if text.startswith(f"{LOCAL}:") and model is None:
         raise InputError(
             f"no registry here holds {text}: name the folder of its registry (kzoo -C DIR, or KZOO_REGISTRY)"
         )
-    if model is None and zoo().named(text) is None:
+    fetched = _fetched(text, zoo)
+    if fetched is not None:
+        return _of_file(read_weights_file(fetched.path), text, zoo(), model, fetched.lock.pinned)
+    if zoo().named(text) is None:
         raise InputError(
-            f"{text!r} names no trained network: expected the path of a safetensors file or of a folder that holds one, or "
-            f"local:NAME; nearest: {', '.join(zoo().nearest(text))}"
+            f"{text!r} names no trained network: expected the path of a safetensors file or of a folder that holds one, "
+            f"local:NAME, hf:user/name, or the id of a model in a registry; nearest: {', '.join(zoo().nearest(text))}"
         )
-    pulled = _pulled(text, zoo)
-    if pulled is not None:
-        return _of_file(read_weights_file(pulled.path), text, zoo())
     raise InputError(
         f"{text} names a network, but its weights are not on the Hub, and not on this machine: save them as a safetensors file "
         "(safetensors.torch.save_file) and give its path, or 'kzoo add' it and give local:NAME"
     )
 
 
-def _pulled(text: str, zoo: Callable[[], Zoo]) -> Pulled | None:
+def _fetched(text: str, zoo: Callable[[], Zoo]) -> Fetched | None:
     """A network on the Hub, fetched where it is not in the client's cache; None where the string names nothing there."""
     from kzoo.hub.models import default_fetcher, wanted
 
@@ -129,8 +127,9 @@ def _pulled(text: str, zoo: Callable[[], Zoo]) -> Pulled | None:
 
 
 def _model(text: str, zoo: Callable[[], Zoo]) -> Model | None:
+    """The model of one's own registries that a string names."""
     named = zoo().named(text)
-    if named is None or named[0].library != LOCAL:
+    if named is None or named[0].library not in BY_HEADER:
         return None
     entry, tag = named
     models = (model for model in zoo().models.values() if model.entry is entry and tag in ("", model.tag))
@@ -150,7 +149,9 @@ def _of_module(module: nn.Module, name: str) -> TrainedNetwork:
     return TrainedNetwork(name, architecture, tensors)
 
 
-def _of_file(file: WeightsFile, name: str, zoo: Zoo, model: Model | None = None) -> TrainedNetwork:
+def _of_file(
+    file: WeightsFile, name: str, zoo: Zoo, model: Model | None = None, pinned: str | None = None
+) -> TrainedNetwork:
     from safetensors.torch import load_file
 
     submodule = model.fields.get("submodule") if model else None
@@ -174,4 +175,4 @@ def _of_file(file: WeightsFile, name: str, zoo: Zoo, model: Model | None = None)
     for shard in file.shards:
         stored |= load_file(shard)
     tensors = {ours: stored[key] for ours, key in file.names(submodule).items()}
-    return TrainedNetwork(name, architecture, tensors, file.shards, model)
+    return TrainedNetwork(name, architecture, tensors, file.shards, model, pinned)

@@ -19,7 +19,7 @@ from kzoo.errors import InputError, KzooWarning
 from kzoo.index import Entry, Form, Index, Space
 from kzoo.layers import Architecture, Item
 from kzoo.paths import index_file, registry_directory, registry_layers
-from kzoo.registry_files import family_files, registry_digest, registry_files
+from kzoo.registry_files import LOCKS, family_files, registry_digest, registry_files
 
 SHIPPED = "shipped"
 
@@ -112,12 +112,19 @@ class Places:
 class Zoo:
     """Several indexes in layers, later ones on top.
 
-    ``origins`` name the layers for people; the first is usually ``shipped``. `load_zoo` makes one from folders.
+    ``origins`` name the layers for people; the first is usually ``shipped``. ``registries`` are the folders of all, with
+    those that hold locks only. `load_zoo` makes one from folders.
     """
 
-    def __init__(self, layers: Sequence[Index], origins: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        layers: Sequence[Index],
+        origins: Sequence[str] | None = None,
+        registries: Sequence[Path] | None = None,
+    ) -> None:
         self.layers = tuple(layers)
         self.origins = tuple(origins or (str(layer.path.parent) for layer in layers))
+        self.registries = tuple(registries or (layer.path.parent for layer in layers))
 
     @cached_property
     def spaces(self) -> _Spaces:
@@ -252,9 +259,10 @@ def load_zoo(more: Sequence[Path] = ()) -> Zoo:
         InputError: a registry's folder is missing, unreadable or holds nothing, or the index of kzoo itself is missing.
     """
     layers, origins = [_load(registry_directory())], [SHIPPED]
-    for directory in registry_layers(more):
-        if not family_files(directory) and index_file(directory).exists():
-            # Its last model was removed.
+    directories = registry_layers(more)
+    for directory in directories:
+        if not family_files(directory) and (index_file(directory).exists() or (directory / LOCKS).is_dir()):
+            # Its last model was removed, or never was one.
             continue
         registry_files(directory)
         try:
@@ -263,7 +271,7 @@ def load_zoo(more: Sequence[Path] = ()) -> Zoo:
             warnings.warn(f"{error}; models of {directory} are left out", KzooWarning, stacklevel=2)
         else:
             origins.append(str(directory))
-    return Zoo(layers, origins)
+    return Zoo(layers, origins, [registry_directory(), *directories])
 
 
 def shipped_zoo() -> Zoo:

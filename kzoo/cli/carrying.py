@@ -124,8 +124,10 @@ def _recipe(source: str, target: str, options: dict[str, Any], where: Surroundin
     sizes = {name: options[name] for name in ("classes", "in_chans", "img_size")}
     network_spec(target, where.zoo, Options(**sizes))
     trained = where.open(source)
-    if trained.model is not None:
-        source = f"local:{trained.model.name}"
+    if trained.pinned is not None and (trained.model is None or "submodule" not in trained.model.fields):
+        source = trained.pinned
+    elif trained.model is not None:
+        source = trained.model.architecture
     elif not is_no_path(source):
         source = str(Path(source).expanduser())
     where.opened[source] = trained

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from kzoo.cli.common import Progress, as_json, complete_network, hint, open_zoo, print_json
 from kzoo.errors import InputError
-
-if TYPE_CHECKING:
-    from kzoo.hub.locks import Lock
 
 
 @click.command(
@@ -30,42 +26,30 @@ def pull(directory: Path | None, /, model: str, update: bool, as_json: bool) -> 
     MODEL is hf:user/name, hf:user/name@revision, or a model of a registry that lies on the Hub. What is locked and whole
     in the cache costs no request. HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE are honoured.
     """
-    from kzoo.hub.models import default_fetcher, wanted
+    from kzoo.hub.locks import changes
+    from kzoo.hub.models import Fetcher, lock_folders, wanted
 
-    zoo = open_zoo(directory)
+    # A registry that is only about to be made holds no models yet.
+    zoo = open_zoo(directory if directory is not None and directory.exists() else None)
     asked = wanted(model, lambda: zoo)
     if asked is None:
         raise InputError(
             f"{model!r:.120} names no model on the Hub: expected hf:user/name, or a model that 'kzoo list' shows; nearest: "
             f"{', '.join(zoo.nearest(model))}"
         )
-    fetcher = default_fetcher(zoo, Progress(), hint)
-    before = fetcher.lock(asked)
-    pulled = fetcher.fetch(asked, update)
-    lock = pulled.lock
+    folders = lock_folders(zoo)
+    fetched = Fetcher(folders, directory or folders[-1], Progress(), hint).fetch(asked, update)
+    lock, before = fetched.lock, fetched.before
+    lines = list(changes(before, lock)) if update and before is not None else []
     if as_json:
-        print_json({"path": str(pulled.path), "fetched": pulled.fetched, "lock": lock.model_dump()})
+        told = {"path": str(fetched.path), "fetched": fetched.fetched, "changes": lines}
+        print_json(told | {"lock": lock.model_dump(exclude={"network"})})
         return
     if update and before is not None:
-        _show_changes(before, lock)
-    how = f"{pulled.fetched / 1e6:,.1f} MB fetched" if pulled.fetched else "nothing to fetch"
+        moved = before.commit != lock.commit
+        click.echo(f"{before.commit[:12]} -> {lock.commit[:12]}" if moved else f"still at {lock.commit[:12]}")
+        for line in lines:
+            click.echo(f"  {line}")
+    how = f"{fetched.fetched / 1e6:,.1f} MB fetched" if fetched.fetched else "nothing to fetch"
     click.echo(f"{lock.repository} at {lock.commit}: {how}, verified")
-    hint(f"It is at {pulled.path}")
-
-
-def _show_changes(before: Lock, after: Lock) -> None:
-    """What an update has changed."""
-    if before.commit == after.commit:
-        click.echo(f"still at {after.commit[:12]}")
-        return
-    click.echo(f"{before.commit[:12]} -> {after.commit[:12]}")
-    old, new = ({file.name: file for file in lock.files} for lock in (before, after))
-    for name in sorted({*old, *new}):
-        if name not in new:
-            click.echo(f"  - {name}")
-        elif name not in old:
-            click.echo(f"  + {name}, {new[name].size:,} bytes")
-        elif old[name] != new[name]:
-            click.echo(f"  ~ {name}, {old[name].size:,} -> {new[name].size:,} bytes")
-    if before.license != after.license:
-        click.echo(f"  license: {before.license} -> {after.license}")
+    hint(f"It is at {fetched.path}")

@@ -19,8 +19,10 @@ from kzoo.cli.common import (
     print_json,
     print_table,
 )
+from kzoo.errors import InputError
 
 if TYPE_CHECKING:
+    from kzoo.hub.names import Wanted
     from kzoo.zoo import Model, Zoo
 
 _SORTS = {
@@ -176,11 +178,13 @@ def _show_data(zoo: Zoo, name: str) -> dict[str, Any]:
 @click.command(
     epilog="\b\nExamples:\n"
     "  kzoo add runs/42/model.safetensors --name my-resnet --license mit\n"
+    "  kzoo add timm/resnet18.a1_in1k\n"
+    "  kzoo add hf:user/name@v1.0 --trained-on imagenet-1k\n"
     "  kzoo -C team-registry add backbone.safetensors --license other --license-name team --license-link LICENSE.md"
 )
-@click.argument("path", type=click.Path(path_type=Path))
-@click.option("--name", metavar="NAME", help="The model's name; its id is local/NAME. Default: from the path.")
-@click.option("--license", metavar="ID", help="SPDX id or expression, the Hub's id, or other. Default: unknown.")
+@click.argument("network", metavar="PATH|user/name[@revision]")
+@click.option("--name", metavar="NAME", help="Of a file: its id is local/NAME. Default: from the path.")
+@click.option("--license", metavar="ID", help="SPDX id or expression, the Hub's id, or other. Default: as known.")
 @click.option("--license-name", metavar="TEXT", help="The name of a license that is 'other'.")
 @click.option("--license-link", metavar="URL", help="Where to read a license that is 'other'.")
 @click.option("--trained-on", multiple=True, metavar="DATA", help="A data set it was trained on; may be repeated.")
@@ -195,35 +199,65 @@ def _show_data(zoo: Zoo, name: str) -> dict[str, Any]:
 def add(
     directory: Path | None,
     /,
-    path: Path,
+    network: str,
     name: str | None,
     force: bool,
     as_json: bool,
     trained_on: Any,
     **details: Any,
 ) -> None:
-    """Add the weights at PATH to your own registry, so that they are ranked with all others.
+    """Add weights on this machine or on the Hub to your own registry, so that they are ranked with all others.
 
     PATH is a safetensors file, the index of a sharded one, or a folder that holds one. No weight is
     loaded; the file is read once for its SHA-256. Of a folder that kzoo run wrote, its recipe and its metrics tell
-    data and accuracy. The entry goes to the registry of -C, else to the last one of KZOO_REGISTRY, else to
-    your own in the user's configuration folder.
+    data and accuracy. user/name (or hf:user/name, hf:user/name/FILE) is a repository on the Hub: its headers are read, and
+    its commit, sizes and SHA-256 are locked; kzoo pull fetches that. The entry goes to the registry of -C, else to the last
+    one of KZOO_REGISTRY, else to your own in the user's configuration folder.
     """
-    from kzoo.local import add_model
     from kzoo.paths import registry_for_local
 
     directory = registry_for_local(directory)
     details["trained_on"] = list(dict.fromkeys(trained_on))
-    written, checkpoint = add_model(path, directory, details, Progress(), name, force)
-    zoo = open_zoo(directory)
-    exact = not zoo.models[checkpoint.id].form.approximate
+    remote = _on_hub(network)
+    lock = None
+    if remote is None:
+        from kzoo.local import add_model
+
+        written, checkpoint = add_model(Path(network), directory, details, Progress(), name, force)
+        identifier = checkpoint.id
+    else:
+        from kzoo.hub.adding import add_from_hub
+
+        if name is not None:
+            raise InputError("--name is for files: a network of the Hub is known by its own name; leave it out")
+        known = open_zoo(directory if directory.exists() else None)
+        added = add_from_hub(remote, directory, details, known, Progress(), force)
+        written, identifier, lock = added.file, added.id, added.lock
+    model = open_zoo(directory).models[identifier]
+    exact = not model.form.approximate
     if as_json:
-        fields = checkpoint.model_dump(exclude_defaults=True)
-        print_json({"written": str(written), "exact": exact, **fields})
+        told = {} if lock is None else {"lock": lock.model_dump(exclude={"network"})}
+        print_json({"written": str(written), "exact": exact, **model.fields, **told})
         return
     kind = "exact, from its config.json" if exact else "approximate: read from the header alone"
-    click.echo(f"{checkpoint.id}: {count(checkpoint.parameters)} parameters, license {checkpoint.license}, {kind}")
+    click.echo(f"{model.id}: {count(model.parameters)} parameters, license {model.license_label}, {kind}")
+    if lock is not None:
+        click.echo(f"locked at {lock.commit}, {lock.size / 1e6:,.1f} MB")
     hint(f"wrote {written}")
+
+
+def _on_hub(network: str) -> Wanted | None:
+    """What on the Hub is to be added; None where a place on this machine is meant."""
+    from kzoo.hub.names import PREFIX, is_repository, parse_wanted
+    from kzoo.readers.files import looks_like_path
+
+    name = network.partition("@")[0]
+    plain = not looks_like_path(network) and name.count("/") == 1 and is_repository(name)
+    return (
+        parse_wanted(network if network.startswith(PREFIX) else f"{PREFIX}{network}")
+        if (plain or network.startswith(PREFIX))
+        else None
+    )
 
 
 @click.command("index", epilog="\b\nExamples:\n  kzoo index\n  kzoo index --check\n  kzoo -C my-registry index")

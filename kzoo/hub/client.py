@@ -33,6 +33,8 @@ TRIES = 3
 #: Longer than this nobody waits for a Hub that asks for patience; the sentence says how long it would have been.
 MOST_WAIT = 60.0
 MOST_JSON = 50_000_000
+#: The digest that the Hub says of a large file when it is asked for it.
+LINKED = "x-linked-etag"
 _TIMEOUT = httpx.Timeout(10.0, connect=2.0)
 _FIRST_WAIT = 0.5
 _AGAIN = (429, 500, 502, 503, 504)
@@ -113,7 +115,13 @@ def _once(url: str, headers: Mapping[str, str], first: int | None, most: int) ->
                 break
         if first is None and len(content) > most:
             raise WorldError(f"{url} has more than the {most:,} bytes that are read: it is not what it should be")
-        return bytes(content[skip : skip + most]), dict(response.headers)
+        return bytes(content[skip : skip + most]), _headers(response)
+
+
+def _headers(response: httpx.Response) -> dict[str, str]:
+    """The headers of an answer, with what was said of the file before a redirect to where it lies."""
+    linked = [each.headers[LINKED] for each in (*response.history, response) if LINKED in each.headers]
+    return dict(response.headers) | ({LINKED: linked[0]} if linked else {})
 
 
 def _asked_to_wait(headers: Mapping[str, str]) -> float | None:

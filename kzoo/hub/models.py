@@ -6,17 +6,20 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from kzoo.errors import InputError, KzooWarning
-from kzoo.hub.headers import RemoteNetwork, read_network
-from kzoo.hub.locks import Lock, find_lock, write_lock
-from kzoo.hub.pull import Pulled, cached, look, pull, require_online
-from kzoo.hub.repositories import Repository, RepositoryName, parse_name, read_repository
+from kzoo.errors import KzooWarning
+from kzoo.hub.entries import write_moved
+from kzoo.hub.locks import Lock, find_lock, network_of
+from kzoo.hub.names import PREFIX, RepositoryName, Wanted, parse_wanted
 from kzoo.paths import own_registry
+from kzoo.readers.files import WeightsFile, read_weights_file
 from kzoo.zoo import Model, Zoo
 
+if TYPE_CHECKING:
+    from kzoo.hub.headers import RemoteNetwork
+
 Progress = Callable[[str, float], None]
-PREFIX = "hf:"
 
 
 def warn(text: str) -> None:
@@ -24,39 +27,19 @@ def warn(text: str) -> None:
     warnings.warn(text, KzooWarning, stacklevel=3)
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """A network on the Hub as somebody has named it: the repository, and the file where it is not the usual one."""
-
-    text: str
-    name: RepositoryName
-    filename: str | None = None
-
-
-def hub_name(text: str) -> Wanted:
-    """What ``hf:user/name``, ``hf:user/name@revision`` or ``hf:user/name/path/of/file@revision`` names.
-
-    Raises:
-        InputError: it has no such form.
-    """
-    path, at, revision = text.removeprefix(PREFIX).partition("@")
-    parts = path.split("/")
-    name = parse_name("/".join(parts[:2]) + at + revision)
-    return Wanted(text, name, "/".join(parts[2:]) or None)
-
-
 def wanted(text: str, zoo: Callable[[], Zoo]) -> Wanted | None:
     """What on the Hub a string names: None where it names nothing there.
 
     An architecture (``timm:resnet18``) means its library's default checkpoint.
+
+    Raises:
+        InputError: it begins with ``hf:`` and has no such form.
     """
-    if text.startswith(PREFIX):
-        return hub_name(text)
     model = _model(text, zoo())
     if model is None or not on_hub(model):
-        return None
-    filename = model.fields.get("filename")
-    return Wanted(text, RepositoryName(str(model.fields.get("hub") or model.id)), filename)
+        return parse_wanted(text) if text.startswith(PREFIX) else None
+    name = RepositoryName(str(model.fields.get("hub") or model.id))
+    return Wanted(text, name, model.fields.get("filename"), model.id)
 
 
 def _model(text: str, zoo: Zoo) -> Model | None:
@@ -75,76 +58,119 @@ def on_hub(model: Model) -> bool:
     return "path" not in model.fields and "url" not in model.fields
 
 
-def remote_network(text: str) -> RemoteNetwork:
-    """The network that an ``hf:`` string names, by its headers alone.
+def lock_folders(zoo: Zoo) -> list[Path]:
+    """The registries whose locks count, later ones on top; the last is where new locks go."""
+    return list(zoo.registries) if len(zoo.registries) > 1 else [*zoo.registries, own_registry()]
+
+
+def find(asked: Wanted, registries: Sequence[Path]) -> tuple[Path, Lock] | None:
+    """The lock that holds for what is asked, with its registry.
+
+    A revision or a file may be named of a network that is locked without naming it.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    name = asked.name
+    for key in dict.fromkeys([asked.key, f"{name.id}/{asked.filename}", name.id]):
+        found = find_lock(registries, key)
+        if found is not None and (key == asked.key or _means(found[1], asked)):
+            return found
+    return None
+
+
+def _means(lock: Lock, asked: Wanted) -> bool:
+    revision = asked.name.revision
+    return revision in (None, lock.commit, lock.asked) and asked.filename in (None, lock.files[0].name)
+
+
+def remote_weights(text: str, zoo: Zoo) -> WeightsFile:
+    """The network that an ``hf:`` string names, by its headers: as it is locked, else as the Hub has it now.
 
     Raises:
         InputError: there is no such network, or one may not see it.
         WorldError: the Hub fails.
     """
-    asked = hub_name(text)
-    require_online(None, text)
-    return look(asked.name, asked.filename)
+    asked = parse_wanted(text)
+    found = find(asked, lock_folders(zoo))
+    return found[1].weights if found is not None else look(asked).weights
+
+
+def look(asked: Wanted, revision: str | None = None) -> RemoteNetwork:
+    """What the Hub has now, at a revision or at the one that is asked for; nothing is written.
+
+    Raises:
+        InputError: there is no such network, or one may not see it.
+        WorldError: the Hub fails.
+    """
+    # What is locked is read without the client, which need not be there.
+    from kzoo.hub.headers import read_network
+    from kzoo.hub.pull import require_online
+    from kzoo.hub.repositories import read_repository
+
+    require_online(asked.text, "is not locked")
+    repository = read_repository(RepositoryName(asked.name.id, revision or asked.name.revision))
+    return read_network(repository, asked.filename)
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A network on this machine: its lock, the lock that it took the place of, the file, and how many bytes came."""
+
+    lock: Lock
+    before: Lock | None
+    path: Path
+    fetched: int
 
 
 class Fetcher:
     """Pulls networks, and remembers what was locked.
 
-    ``registries`` are those whose locks count, later ones first; ``own`` is the one that new locks are written into.
-    ``say`` is told what is about to be fetched.
+    ``registries`` are those whose locks count, later ones on top; new locks are written into ``own``. ``say`` is told
+    what is about to be fetched.
     """
 
     def __init__(
-        self, registries: Sequence[Path], own: Callable[[], Path], progress: Progress, say: Callable[[str], None]
+        self, registries: Sequence[Path], own: Path, progress: Progress, say: Callable[[str], None] = warn
     ) -> None:
         self.registries, self.own, self.progress, self.say = registries, own, progress, say
 
-    def fetch(self, asked: Wanted, update: bool = False) -> Pulled:
+    def fetch(self, asked: Wanted, update: bool = False) -> Fetched:
         """A network on this machine: as it is locked, or, where it is not (or with ``update``), as the Hub has it now.
 
-        A locked network that is whole in the client's cache costs no request.
+        A locked network that is whole in the client's cache costs no request. With ``update`` the revision that led to
+        the lock is resolved again.
 
         Raises:
-            InputError: there is no such network, one may not see it, or it is another than the one that is locked.
+            InputError: there is no such network, or one may not see it.
             WorldError: the Hub or the disk fails, or what came is not what the Hub, or the lock, said.
         """
-        lock = None if update else self.lock(asked)
-        held = None if lock is None else cached(lock)
-        if lock is not None and held is not None:
-            return Pulled(lock, held, 0)
-        require_online(lock, asked.text)
-        commit = asked.name.revision if lock is None else lock.commit
-        repository = read_repository(RepositoryName(asked.name.id, commit))
-        remote = read_network(repository, asked.filename if lock is None else lock.files[0].name)
-        self.say(self._announced(remote))
-        pulled = pull(remote, asked.name.revision, self.progress)
-        if lock is not None and pulled.lock.files != lock.files:
-            raise InputError(
-                f"{asked.text} is not what is locked, although its commit is: delete its lock if you trust the Hub, and pull again"
+        from kzoo.hub.pull import missing_files, pull, require_online
+
+        registry, before = find(asked, self.registries) or (self.own, None)
+        lock = self._resolved(asked, before) if before is None or update else before
+        missing = missing_files(lock)
+        if missing:
+            require_online(asked.text, "is locked, but not whole in the client's cache")
+            size = sum(file.size for file in missing)
+            self.say(
+                f"fetching {size / 1e6:,.1f} MB of {PREFIX}{lock.repository} at {lock.commit[:12]} "
+                f"(license: {lock.license or 'unknown'})"
             )
-        write_lock(self.own(), pulled.lock)
-        return pulled
+        pulled = pull(lock, missing, self.progress)
+        # Headers that came alone were not held against any digest; the file was.
+        lock = lock.model_copy(update={"network": network_of(read_weights_file(pulled.path))})
+        if lock != before:
+            write_moved(registry, lock, self.progress)
+        return Fetched(lock, before, pulled.path, pulled.fetched)
 
-    def lock(self, asked: Wanted) -> Lock | None:
-        """The lock that holds for what is asked: of that repository, and of that revision and file where they are named."""
-        found = find_lock(self.registries, asked.name.id)
-        if found is None:
-            return None
-        revision = asked.name.revision
-        if revision is not None and revision not in (found.commit, found.asked):
-            return None
-        return found if asked.filename in (None, found.files[0].name) else None
-
-    def _announced(self, remote: RemoteNetwork) -> str:
-        repository: Repository = remote.repository
-        license = repository.license or "unknown"
-        return f"fetching {remote.size / 1e6:,.1f} MB of {PREFIX}{repository.id} at {repository.commit[:12]} (license: {license})"
+    def _resolved(self, asked: Wanted, before: Lock | None) -> Lock:
+        """The lock of what the Hub has now, under the name and of the revision that it had before."""
+        revision = asked.name.revision or (before.asked if before else None)
+        return look(asked, revision).lock(before.name if before else asked.key, revision)
 
 
-def default_fetcher(
-    zoo: Zoo, progress: Progress = lambda _what, _done: None, say: Callable[[str], None] = warn
-) -> Fetcher:
-    """What fetches for the registries of a zoo: new locks go into the topmost of one's own, or `own_registry`."""
-    layers = [layer.path.parent for layer in zoo.layers]
-    own = layers[-1] if len(layers) > 1 else own_registry()
-    return Fetcher(list(dict.fromkeys([*layers, own])), lambda: own, progress, say)
+def default_fetcher(zoo: Zoo) -> Fetcher:
+    """What fetches for the registries of a zoo, and warns of what it fetches."""
+    folders = lock_folders(zoo)
+    return Fetcher(folders, folders[-1], lambda _what, _done: None)

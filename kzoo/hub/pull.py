@@ -1,21 +1,21 @@
-"""Fetch a network from the Hub into the client's cache, verified; and the lock of what was fetched."""
+"""Fetch a locked network from the Hub into the client's cache, and hold every file against its lock."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import disable_progress_bars
 
 from kzoo.errors import InputError, WorldError
 from kzoo.hashing import weights_sha256
-from kzoo.hub.client import endpoint, hub_errors
-from kzoo.hub.headers import RemoteNetwork, read_network
+from kzoo.hub.client import endpoint, get_json, hub_errors
 from kzoo.hub.locks import Lock, LockedFile
-from kzoo.hub.repositories import RemoteFile, RepositoryName, git_oid, read_repository
+from kzoo.hub.names import PREFIX
 
 Progress = Callable[[str, float], None]
 #: So many times a file is fetched before its content counts as wrong.
@@ -33,87 +33,78 @@ class Pulled:
     fetched: int
 
 
-def cached(lock: Lock) -> Path | None:
-    """The file to open, if all files of a lock are in the client's cache, whole; nobody is asked.
+def missing_files(lock: Lock) -> list[LockedFile]:
+    """The files of a lock that are not in the client's cache as they are locked; nobody is asked.
 
     Raises:
         WorldError: the disk fails.
     """
-    paths = []
-    for file in lock.files:
-        found = try_to_load_from_cache(lock.repository, file.name, revision=lock.commit)
-        if not isinstance(found, str) or not _is(Path(found), file.size, file.sha256):
-            return None
-        paths.append(Path(found))
-    return paths[0]
+    return [file for file in lock.files if (held := _held(lock, file)) is None or not _is(held, file)]
 
 
-def look(name: RepositoryName, filename: str | None = None) -> RemoteNetwork:
-    """What would be pulled: the repository, its network by its headers, and the files.
+def pull(lock: Lock, missing: Sequence[LockedFile], progress: Progress) -> Pulled:
+    """Fetch the files of a locked network that are not in the client's cache, and verify each.
 
     Raises:
-        InputError: there is no such network, or one may not see it.
-        WorldError: the Hub fails.
+        InputError: one may not have them, or they are no longer there.
+        WorldError: the Hub or the disk fails, or what came is not what is locked.
     """
-    return read_network(read_repository(name), filename)
-
-
-def pull(remote: RemoteNetwork, asked: str | None, progress: Progress) -> Pulled:
-    """Fetch a network's files into the client's cache, and verify each.
-
-    Raises:
-        InputError: one may not have them.
-        WorldError: the Hub or the disk fails, or what came is not what the Hub said.
-    """
-    repository = remote.repository
-    _require_space(remote)
-    paths, locked, fetched = [], [], 0
-    for done, file in enumerate(remote.files):
-        progress(f"fetching {file.name}", done / len(remote.files))
-        path, sha256, new = _fetched(remote, file)
-        paths.append(path)
-        locked.append(LockedFile(name=file.name, size=file.size, sha256=sha256))
-        fetched += file.size if new else 0
+    if missing:
+        _require_space(lock, sum(file.size for file in missing))
+        # The client asks a Hub that is dead for half a minute; this is said within seconds.
+        get_json(f"/api/models/{lock.repository}/revision/{lock.commit}", f"{lock.repository}@{lock.commit}")
+    for done, file in enumerate(missing):
+        progress(f"fetching {file.name}", done / len(missing))
+        _fetch(lock, file)
     progress("fetching", 1.0)
-    lock = Lock(
-        name=repository.asked,
-        repository=repository.id,
-        asked=asked,
-        commit=repository.commit,
-        license=repository.license,
-        files=tuple(locked),
-    )
-    return Pulled(lock, paths[0], fetched)
+    path = _held(lock, lock.files[0])
+    if path is None:
+        raise WorldError(f"{PREFIX}{lock.repository} was fetched, but is gone from the cache again: pull it once more")
+    return Pulled(lock, path, sum(file.size for file in missing))
 
 
-def _fetched(remote: RemoteNetwork, file: RemoteFile) -> tuple[Path, str, bool]:
-    """A file in the cache that is what the Hub says, its sha256, and whether it had to be fetched."""
-    repository = remote.repository
-    what = f"hf:{repository.id}/{file.name}"
-    held = try_to_load_from_cache(repository.id, file.name, revision=repository.commit)
-    new = not isinstance(held, str)
+def _held(lock: Lock, file: LockedFile) -> Path | None:
+    """Where a file is in the client's cache, whatever it holds."""
+    found = try_to_load_from_cache(lock.repository, file.name, revision=lock.commit)
+    return Path(found) if isinstance(found, str) else None
+
+
+def _fetch(lock: Lock, file: LockedFile) -> None:
+    """Bring a file into the cache; nothing else than what is locked stays there."""
+    what = f"{PREFIX}{lock.repository}/{file.name}"
+    disable_progress_bars()
     for _ in range(_TRIES):
-        disable_progress_bars()
+        # What is there and is wrong would be taken for the file.
+        _drop(_held(lock, file))
         with hub_errors(what):
             try:
-                path = Path(hf_hub_download(repository.id, file.name, revision=repository.commit))
+                path = Path(hf_hub_download(lock.repository, file.name, revision=lock.commit))
             except OSError as error:
                 raise _disk_or_network(error, what) from None
-        if _is_as_said(path, file):
-            return path, weights_sha256([path]), new
-        # Neither the link nor what it leads to may be taken for good by anybody.
-        path.resolve().unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
-        new = True
+        if _is(path, file):
+            return
+        _drop(path)
     raise WorldError(
-        f"{what} has come twice with another content than the Hub at {endpoint()} says: nothing is kept of it; try again later, "
-        "or tell its owner"
+        f"{what} has come twice with another content than is locked (sha256 {file.sha256[:12]}...): nothing is kept of it; try "
+        f"again later, tell its owner, or, if you trust the Hub at {endpoint()}, move the lock with 'kzoo pull --update'"
     )
+
+
+def _drop(path: Path | None) -> None:
+    """Remove a file of the cache and what it leads to: neither may be taken for good by anybody."""
+    if path is None:
+        return
+    blob, cache = path.resolve(), Path(constants.HF_HUB_CACHE).resolve()
+    try:
+        # A link may have been made to lead anywhere.
+        if blob.is_relative_to(cache):
+            blob.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise WorldError(f"{path} cannot be removed ({error.strerror}): check the permissions of HF_HOME") from None
 
 
 def _disk_or_network(error: OSError, what: str) -> Exception:
-    from huggingface_hub.errors import HfHubHTTPError
-
     if isinstance(error, HfHubHTTPError):
         return error
     if error.errno is not None and error.filename is not None:
@@ -123,43 +114,33 @@ def _disk_or_network(error: OSError, what: str) -> Exception:
     )
 
 
-def _is_as_said(path: Path, file: RemoteFile) -> bool:
-    if path.stat().st_size != file.size:
-        return False
-    if file.sha256 is not None:
-        return weights_sha256([path]) == file.sha256
-    if file.oid is not None:
-        return git_oid(path.read_bytes()) == file.oid
-    return True
-
-
-def _is(path: Path, size: int, sha256: str) -> bool:
+def _is(path: Path, file: LockedFile) -> bool:
+    """Whether a file on the disk is the one that is locked."""
     try:
-        return path.stat().st_size == size and weights_sha256([path]) == sha256
+        return path.stat().st_size == file.size and weights_sha256([path]) == file.sha256
     except FileNotFoundError:
         return False
     except OSError as error:
         raise WorldError(f"{path} cannot be read ({error.strerror}): check the disk and HF_HOME") from None
 
 
-def _require_space(remote: RemoteNetwork) -> None:
+def _require_space(lock: Lock, needed: int) -> None:
     """Refuse what does not fit on the disk before a byte of it is fetched."""
     folder = Path(constants.HF_HUB_CACHE)
     there = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(there).free
-    if remote.size + _SPARE > free:
+    if needed + _SPARE > free:
         raise WorldError(
-            f"hf:{remote.repository.id} needs {remote.size / 1e6:,.0f} MB, but {there} has {free / 1e6:,.0f} MB free: make room, or "
+            f"{PREFIX}{lock.repository} needs {needed / 1e6:,.0f} MB, but {there} has {free / 1e6:,.0f} MB free: make room, or "
             "set HF_HOME to another disk"
         )
 
 
-def require_online(lock: Lock | None, text: str) -> None:
-    """Refuse to ask the Hub where ``HF_HUB_OFFLINE`` is set.
+def require_online(text: str, known: str) -> None:
+    """Refuse to ask the Hub where ``HF_HUB_OFFLINE`` is set; ``known`` says what is known of what ``text`` names.
 
     Raises:
         InputError: it is, so that what is not in the cache cannot be had.
     """
     if constants.HF_HUB_OFFLINE:
-        known = "is locked, but not whole in the client's cache" if lock else "has not been pulled"
         raise InputError(f"{text} {known}, and HF_HUB_OFFLINE is set: unset it, and pull it")

@@ -9,25 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from kzoo.errors import InputError, WorldError
+from kzoo.errors import WorldError
 from kzoo.hub.client import endpoint, get_json
+from kzoo.hub.names import RepositoryName
 
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_LONGEST_REVISION = 200
 _MOST_FILES = 100_000
-
-
-@dataclass(frozen=True, order=True)
-class RepositoryName:
-    """A repository, and the revision that is asked for: a branch, a tag or a commit; None for its main branch."""
-
-    id: str
-    revision: str | None = None
-
-    def __str__(self) -> str:
-        return self.id if self.revision is None else f"{self.id}@{self.revision}"
+_LONGEST_LINE = 200
 
 
 @dataclass(frozen=True)
@@ -52,23 +41,8 @@ class Repository:
     gated: bool
     private: bool
     license: str | None
-
-
-def parse_name(text: str) -> RepositoryName:
-    """The repository that ``user/name``, ``user/name@revision``, or either after ``hf:``, names.
-
-    Raises:
-        InputError: it has no such form.
-    """
-    name, at, revision = text.removeprefix("hf:").partition("@")
-    sound = _REPOSITORY.fullmatch(name) and ".." not in name and "--" not in name
-    if not sound or (at and not _sound_revision(revision)):
-        raise InputError(f"{text!r:.120} names no repository: expected hf:user/name or hf:user/name@revision")
-    return RepositoryName(name, revision or None)
-
-
-def _sound_revision(revision: str) -> bool:
-    return bool(revision) and len(revision) <= _LONGEST_REVISION and revision.isprintable() and ".." not in revision
+    license_name: str | None = None
+    license_link: str | None = None
 
 
 def read_repository(name: RepositoryName) -> Repository:
@@ -98,6 +72,8 @@ def _repository(name: RepositoryName, data: Any) -> Repository:
     if len(siblings) > _MOST_FILES:
         raise ValueError("too many files")
     files = [_file(sibling) for sibling in siblings]
+    card = data.get("cardData")
+    card = card if isinstance(card, dict) else {}
     tags = tuple(str(tag) for tag in data.get("tags") or ())
     license = next((tag.removeprefix("license:") for tag in tags if tag.startswith("license:")), None)
     return Repository(
@@ -109,7 +85,14 @@ def _repository(name: RepositoryName, data: Any) -> Repository:
         gated=bool(data.get("gated")),
         private=bool(data.get("private")),
         license=license,
+        license_name=_line(card.get("license_name")),
+        license_link=_line(card.get("license_link")),
     )
+
+
+def _line(text: Any) -> str | None:
+    """A text of somebody's card in one line, if it is one."""
+    return " ".join(text.split())[:_LONGEST_LINE] if isinstance(text, str) and text.isprintable() and text else None
 
 
 def _file(sibling: Any) -> RemoteFile:
@@ -134,10 +117,3 @@ def file_url(repository: Repository, file: str) -> str:
 def git_oid(content: bytes) -> str:
     """The name that git gives to a file of this content; of small files the Hub says no other digest."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
-def is_plain_name(name: str) -> bool:
-    """Whether a file's name is one that may be written below a folder: relative, printable, and without a way up."""
-    parts = name.split("/")
-    sound = all(part not in ("", ".", "..") and len(part.encode()) <= 255 for part in parts)
-    return sound and name.isprintable() and "\\" not in name and len(name.encode()) <= 1000

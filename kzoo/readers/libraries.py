@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from kzoo.errors import InputError
 from kzoo.layers import Architecture
 from kzoo.readers.variants import Variant
+from kzoo.registry_files import HUB_FOLDER
 
 if TYPE_CHECKING:
     from kzoo.catalog import ArchitectureEntry
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 LIBRARIES = ("timm", "torchvision")
 #: The library of a model that is a file of one's own.
 LOCAL = "local"
+#: The library of a network in a repository of the Hub that was added; its architectures are ``hf:user/name``.
+HUB = HUB_FOLDER
+#: Libraries whose networks are known by what their files' headers tell.
+BY_HEADER = (LOCAL, HUB)
 
 
 class Library(Protocol):

@@ -11,7 +11,8 @@ import kzoo
 from kzoo.errors import InputError, WorldError
 from kzoo.hub import client
 from kzoo.hub.headers import read_network
-from kzoo.hub.repositories import is_plain_name, parse_name, read_repository
+from kzoo.hub.names import is_plain_name, parse_name
+from kzoo.hub.repositories import read_repository
 from kzoo.training.networks import small_network
 from tests.hub import faults, samples
 

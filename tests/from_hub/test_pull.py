@@ -50,6 +50,7 @@ def test_it_is_fetched_verified_and_locked_and_then_costs_nothing(model, registr
     assert "fetching 0.1 MB of hf:me/model at " in said and "(license: mit)" in said
     data = json.loads(out)
     lock = json.loads(lock_file(registry, "me/model").read_text())
+    assert lock.pop("network")["tensors"]["conv1.weight"] == "F32 8x1x3x3"
     assert lock == data["lock"]
     assert (lock["commit"], lock["asked"], lock["license"]) == (model.head("me/model").oid, None, "mit")
     assert [file["name"] for file in lock["files"]] == ["model.safetensors", "config.json"]
