@@ -24,12 +24,12 @@ from kzoo.plain_yaml import Keys, Plain, read_plain
 from kzoo.registry_files import WHOLE, family_files, read_bounded_file, registry_files, visible_files
 
 _SHA256 = r"^[0-9a-f]{64}$"
-_ID = r"^[^/\s]+/[^/\s]+$"
+_ID = r"^[^/\s]+(/[^/\s]+)+$"
 _WORD = r"^\S+$"
 #: Patterns in words.
 _EXPECTED = {
     _SHA256: "64 lower-case hexadecimal digits",
-    _ID: "two words with a slash between them, such as timm/resnet18.a1_in1k",
+    _ID: "words with a slash between them, such as timm/resnet18.a1_in1k",
     _WORD: "a name without spaces",
 }
 _Text = Annotated[str, Field(min_length=1)]
@@ -54,7 +54,7 @@ class Checkpoint(_Entry):
     id: str = Field(
         min_length=3,
         pattern=_ID,
-        description="The Hub's repository id where there is one; unique in the registry",
+        description="The Hub's repository id where there is one, with a file in it where that is meant; unique in the registry",
     )
     tag: str = Field(pattern=_WORD, description="The library's own name for these weights")
     license: _Text = Field(

@@ -67,6 +67,11 @@ def registry_for_local(directory: Path | None) -> Path:
     return layers[-1] if layers else own_registry()
 
 
+def registry_for_locks(directory: Path | None) -> Path:
+    """Where what is pulled is locked: the folder that was named, the topmost of ``KZOO_REGISTRY``, `own_registry`."""
+    return directory or next(reversed(_named_layers()), own_registry())
+
+
 def _named_layers() -> list[Path]:
     return [Path(text) for text in os.environ.get("KZOO_REGISTRY", "").split(os.pathsep) if text]
 

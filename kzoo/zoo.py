@@ -249,8 +249,10 @@ def _model(entry: Entry, fields: Mapping[str, Any], order: int, origin: str, pla
     )
 
 
-def load_zoo(more: Sequence[Path] = ()) -> Zoo:
+def load_zoo(more: Sequence[Path] = (), new: Path | None = None) -> Zoo:
     """What came with kzoo, with one's own registries on top: see `kzoo.paths.registry_layers`.
+
+    ``new`` is a registry that is about to be filled: it may be missing or empty.
 
     Warns where an index is older than the registry beside it, which is then searched as the index knows it, and where a
     registry of one's own has no index that can be read, which is then left out.
@@ -261,6 +263,8 @@ def load_zoo(more: Sequence[Path] = ()) -> Zoo:
     layers, origins = [_load(registry_directory())], [SHIPPED]
     directories = registry_layers(more)
     for directory in directories:
+        if directory == new and not (directory.is_dir() and family_files(directory)):
+            continue
         if not family_files(directory) and (index_file(directory).exists() or (directory / LOCKS).is_dir()):
             # Its last model was removed, or never was one.
             continue

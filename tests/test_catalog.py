@@ -104,7 +104,7 @@ CHECKPOINT = "architectures.0.checkpoints.0"
             "toy",
             19,
             "architectures.0.checkpoints.1.id",
-            "expected two words with a slash between them, such as timm/resnet18.a1_in1k, found 'toy'",
+            "expected words with a slash between them, such as timm/resnet18.a1_in1k, found 'toy'",
         ),
         ("tag: b", "tag: 1.5", 20, "architectures.0.checkpoints.1.tag", "expected text, found 1.5: write it in quotes"),
         ("tag: b", "tag: b b", 20, "architectures.0.checkpoints.1.tag", "expected a name without spaces, found 'b b'"),

@@ -100,6 +100,13 @@ def open_zoo(directory: Path | None) -> Zoo:
     return open_zoo(directory)
 
 
+def open_zoo_to_fill(directory: Path | None, own: Path) -> Zoo:
+    """All models that the user's options name; the registry ``own`` is about to be filled, and may be missing or empty."""
+    from kzoo.zoo import load_zoo
+
+    return load_zoo([] if directory is None else [directory], new=own)
+
+
 def complete_network(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """Names of networks for shell completion."""
     try:

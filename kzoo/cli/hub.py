@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from kzoo.cli.common import Progress, as_json, complete_network, hint, open_zoo, print_json
+from kzoo.cli.common import Progress, as_json, complete_network, hint, open_zoo_to_fill, print_json
 from kzoo.errors import InputError
 
 
@@ -28,17 +28,17 @@ def pull(directory: Path | None, /, model: str, update: bool, as_json: bool) -> 
     """
     from kzoo.hub.locks import changes
     from kzoo.hub.models import Fetcher, lock_folders, wanted
+    from kzoo.paths import registry_for_locks
 
-    # A registry that is only about to be made holds no models yet.
-    zoo = open_zoo(directory if directory is not None and directory.exists() else None)
+    own = registry_for_locks(directory)
+    zoo = open_zoo_to_fill(directory, own)
     asked = wanted(model, lambda: zoo)
     if asked is None:
         raise InputError(
             f"{model!r:.120} names no model on the Hub: expected hf:user/name, or a model that 'kzoo list' shows; nearest: "
             f"{', '.join(zoo.nearest(model))}"
         )
-    folders = lock_folders(zoo)
-    fetched = Fetcher(folders, directory or folders[-1], Progress(), hint).fetch(asked, update)
+    fetched = Fetcher(lock_folders(zoo), own, Progress(), hint).fetch(asked, update)
     lock, before = fetched.lock, fetched.before
     lines = list(changes(before, lock)) if update and before is not None else []
     if as_json:

@@ -15,6 +15,7 @@ from kzoo.cli.common import (
     filter_options,
     hint,
     open_zoo,
+    open_zoo_to_fill,
     percent,
     print_json,
     print_table,
@@ -230,10 +231,10 @@ def add(
 
         if name is not None:
             raise InputError("--name is for files: a network of the Hub is known by its own name; leave it out")
-        known = open_zoo(directory if directory.exists() else None)
+        known = open_zoo_to_fill(directory, directory)
         added = add_from_hub(remote, directory, details, known, Progress(), force)
         written, identifier, lock = added.file, added.id, added.lock
-    model = open_zoo(directory).models[identifier]
+    model = open_zoo_to_fill(directory, directory).models[identifier]
     exact = not model.form.approximate
     if as_json:
         told = {} if lock is None else {"lock": lock.model_dump(exclude={"network"})}

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from huggingface_hub import constants
@@ -24,7 +25,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, httpx
+from huggingface_hub.utils import build_hf_headers, get_session, get_token, hf_raise_for_status, httpx
 
 from kzoo.errors import InputError, KzooError, WorldError
 
@@ -32,6 +33,7 @@ from kzoo.errors import InputError, KzooError, WorldError
 TRIES = 3
 #: Longer than this nobody waits for a Hub that asks for patience; the sentence says how long it would have been.
 MOST_WAIT = 60.0
+_PATIENCE = ContextVar("_PATIENCE", default=MOST_WAIT)
 MOST_JSON = 50_000_000
 #: The digest that the Hub says of a large file when it is asked for it.
 LINKED = "x-linked-etag"
@@ -48,6 +50,15 @@ class _Busy(Exception):
     def __init__(self, status: int, seconds: float | None) -> None:
         super().__init__(f"status {status}")
         self.status, self.seconds = status, seconds
+
+
+class _Quota:
+    """When the Hub will answer again, on `time.monotonic`'s clock."""
+
+    free_at = 0.0
+
+
+_quota = _Quota()
 
 
 def endpoint() -> str:
@@ -73,6 +84,52 @@ def get_json(path: str, what: str) -> tuple[Any, Mapping[str, str]]:
     raise WorldError(f"the Hub at {endpoint()} answered no JSON for {what}: is it a Hub? Try again")
 
 
+def get_pages(path: str, what: str) -> Iterator[Any]:
+    """The items of a listing below the endpoint, page by page, as the Hub links them.
+
+    Raises:
+        InputError, WorldError: see `get_json`.
+    """
+    next_path: str | None = path
+    while next_path is not None:
+        items, headers = get_json(next_path, what)
+        if not isinstance(items, list):
+            raise WorldError(f"the Hub at {endpoint()} answered no list for {what}: is it a Hub? Try again")
+        yield from items
+        next_path = _next_page(headers.get("link", ""), next_path)
+
+
+def _next_page(link: str, path: str) -> str | None:
+    """Where the next page is, below the endpoint; a link that leads elsewhere is not followed, for the token goes along."""
+    found = re.search(r'<([^<>]*)>\s*;\s*rel="next"', link)
+    url = found[1] if found else ""
+    below = url.removeprefix(endpoint()) if url.startswith(f"{endpoint()}/") else url
+    return below if below.startswith("/") and below != path else None
+
+
+def exists(url: str, what: str) -> bool:
+    """Whether something is at an address outside the Hub; no token goes there.
+
+    Raises:
+        WorldError: its server does not answer, or is busy.
+    """
+    with hub_errors(what):
+        status = get_session().head(url, follow_redirects=True, timeout=_TIMEOUT).status_code
+    if status >= 400 and status not in (404, 410):
+        raise WorldError(f"{url} answers with status {status}: try again later")
+    return status < 400
+
+
+@contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Let a busy Hub ask for longer waits in the block, where many requests are made one after another."""
+    token = _PATIENCE.set(seconds)
+    try:
+        yield
+    finally:
+        _PATIENCE.reset(token)
+
+
 def get_bytes(
     url: str, what: str, *, first: int | None = None, most: int, exactly: bool = False
 ) -> tuple[bytes, Mapping[str, str]]:
@@ -89,7 +146,9 @@ def get_bytes(
     with hub_errors(what):
         for number in range(TRIES):
             try:
+                _await_quota(what)
                 content, answer = _once(url, headers, first, most)
+                _quota.free_at = time.monotonic() + (_reset(answer) or 0.0)
                 if exactly and len(content) != most:
                     raise httpx.RemoteProtocolError(f"{len(content):,} bytes came of {most:,}")
                 return content, answer
@@ -129,16 +188,34 @@ def _asked_to_wait(headers: Mapping[str, str]) -> float | None:
     found = re.fullmatch(r"\d+(\.\d+)?", headers.get("retry-after", "").strip(), re.ASCII)
     if found:
         return float(found[0])
-    # ratelimit: "api";r=0;t=55, where t is the time until more is allowed.
+    return _reset(headers)
+
+
+def _reset(headers: Mapping[str, str]) -> float | None:
+    """The seconds until more requests are allowed, where none is now."""
+    # ratelimit: "api";r=0;t=55
     reset = re.search(r";\s*r=0;\s*t=(\d+)", headers.get("ratelimit", ""), re.ASCII)
     return float(reset[1]) if reset else None
+
+
+def _require_patience(seconds: float | None, what: str) -> None:
+    if seconds is not None and seconds > _PATIENCE.get():
+        raise WorldError(f"the Hub at {endpoint()} asks to wait for {seconds:.0f} s before {what}: try again then")
+
+
+def _await_quota(what: str) -> None:
+    """Wait until the Hub, which has said that no more requests are allowed for some time, allows one."""
+    seconds = _quota.free_at - time.monotonic()
+    if seconds > 0:
+        _require_patience(seconds, what)
+        time.sleep(seconds)
+        _quota.free_at = 0.0
 
 
 def _wait(error: Exception, number: int, what: str) -> None:
     """Wait before the next try, or say that there is none."""
     asked = error.seconds if isinstance(error, _Busy) else None
-    if asked is not None and asked > MOST_WAIT:
-        raise WorldError(f"the Hub at {endpoint()} asks to wait for {asked:.0f} s before {what}: try again then")
+    _require_patience(asked, what)
     if number == TRIES - 1:
         if isinstance(error, _Busy):
             raise WorldError(
@@ -174,7 +251,7 @@ def hub_errors(what: str) -> Iterator[None]:
     except RevisionNotFoundError:
         raise InputError(f"{what}: there is no such revision; expected a branch, a tag or a commit") from None
     except RepositoryNotFoundError as error:
-        if error.response.status_code == 401:
+        if error.response.status_code == 401 and get_token() is not None:
             raise InputError(
                 f"{what}: the Hub does not accept the token, or hides it from strangers: check the name, and log in "
                 "(hf auth login, or HF_TOKEN)"

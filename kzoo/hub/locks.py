@@ -138,13 +138,24 @@ def read_lock(registry: Path, name: str) -> Lock | None:
         InputError: it is damaged.
     """
     path = lock_file(registry, name)
-    if not path.is_file():
-        return None
+    return _read(path, name) if path.is_file() else None
+
+
+def registry_locks(registry: Path) -> list[Lock]:
+    """All locks of a registry, in the order of their names.
+
+    Raises:
+        InputError: one is damaged.
+    """
+    return sorted((_read(path) for path in (registry / LOCKS).glob("*.json")), key=lambda lock: lock.name)
+
+
+def _read(path: Path, name: str | None = None) -> Lock:
     lock = read_json(path, "a lock").validated(Lock)
     # Names of files and of repositories lead to places on the disk.
     sound = is_repository(lock.repository) and all(is_plain_name(file.name) for file in lock.files)
-    if lock.name != name or not sound:
-        raise InputError(f"{path} is no lock of {name}: delete it, and add or pull the model again")
+    if lock.name != (name or lock.name) or path.stem != stem(lock.name) or not sound:
+        raise InputError(f"{path} is no lock of {name or 'a network'}: delete it, and add or pull the model again")
     return lock
 
 
