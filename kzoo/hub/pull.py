@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import disable_progress_bars
 
 from kzoo.errors import InputError, WorldError
@@ -65,8 +66,13 @@ def pull(lock: Lock, missing: Sequence[LockedFile], progress: Progress) -> Pulle
 
 def _held(lock: Lock, file: LockedFile) -> Path | None:
     """Where a file is in the client's cache, whatever it holds."""
-    found = try_to_load_from_cache(lock.repository, file.name, revision=lock.commit)
-    return Path(found) if isinstance(found, str) else None
+    path = _storage(lock) / "snapshots" / lock.commit / file.name
+    return path if path.is_file() else None
+
+
+def _storage(lock: Lock) -> Path:
+    """The folder of a repository in the client's cache."""
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=lock.repository, repo_type="model")
 
 
 def _fetch(lock: Lock, file: LockedFile) -> None:
@@ -81,9 +87,11 @@ def _fetch(lock: Lock, file: LockedFile) -> None:
                 path = Path(hf_hub_download(lock.repository, file.name, revision=lock.commit))
             except OSError as error:
                 raise _disk_or_network(error, what) from None
-        if _is(path, file):
+        if path == _held(lock, file) and _is(path, file):
             return
         _drop(path)
+        # Where the Hub has said another commit, the client remembers that one for this.
+        _drop(_storage(lock) / "refs" / lock.commit)
     raise WorldError(
         f"{what} has come twice with another content than is locked (sha256 {file.sha256[:12]}...): nothing is kept of it; try "
         f"again later, tell its owner, or, if you trust the Hub at {endpoint()}, move the lock with 'kzoo pull --update'"
