@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format bench gain docs fuzz index wiring verify clean
+.PHONY: demo test test-faults lint format bench gain docs fuzz index wiring verify clean
 
 demo: $(VENV)/.light  ## Recommend with the light core; then install what training needs, carry weights over and train.
 	$(BIN)/kzoo recommend timm:resnet26d --exclude-same
@@ -13,6 +13,9 @@ demo: $(VENV)/.light  ## Recommend with the light core; then install what traini
 
 test: $(VENV)/.full  ## Install everything that tests need and run the whole suite.
 	$(BIN)/python -m pytest
+
+test-faults: $(VENV)/.full  ## Every fault at every request to the Hub, one at a time, about a minute.
+	$(BIN)/python -m pytest -m faults
 
 lint: $(VENV)/.full  ## Style, types, and whether the index fits registry and code.
 	$(BIN)/ruff check .

@@ -20,7 +20,7 @@ from yaml.representer import SafeRepresenter
 
 from kzoo.errors import InputError
 from kzoo.licenses import OTHER, UNKNOWN, is_known_license
-from kzoo.plain_yaml import Keys, Plain, read_plain
+from kzoo.plain_yaml import Keys, Plain, read_plain, shown
 from kzoo.registry_files import WHOLE, family_files, read_bounded_file, registry_files, visible_files
 
 _SHA256 = r"^[0-9a-f]{64}$"
@@ -315,18 +315,6 @@ def _sentence(detail: ErrorDetails) -> str:
     words = f"expected {expected.format(**context)}" if expected else detail["msg"]
     unquoted = kind == "string_type" and isinstance(found, bool | int | float)
     return f"{words}, found {shown(found)}{': write it in quotes' if unquoted else ''}"
-
-
-def shown(value: Any) -> str:
-    """A value of a registry file in few characters."""
-    if isinstance(value, list):
-        single = not any(isinstance(item, list | dict) for item in value)
-        return f"[{', '.join(map(shown, value))}]" if single and len(value) <= 5 else f"a list of {len(value)}"
-    if isinstance(value, dict):
-        return "fields with values" if value else "no fields"
-    if isinstance(value, str):
-        return repr(value if len(value) <= 60 else f"{value[:57]}...")
-    return json.dumps(value) if value is not None else "nothing"
 
 
 def _place_faults(path: Path, plain: Plain) -> list[Fault]:

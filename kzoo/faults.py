@@ -15,9 +15,8 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from kzoo.catalog import shown
 from kzoo.errors import InputError
-from kzoo.plain_yaml import Keys, Plain, read_plain
+from kzoo.plain_yaml import Keys, Plain, read_plain, shown
 from kzoo.readers.safetensors import parse_object, read_bounded
 
 _Model = TypeVar("_Model", bound=BaseModel)

@@ -6,6 +6,7 @@ and nesting is bounded, so nothing overflows.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -233,3 +234,15 @@ class _Reader:
 
     def _blemish(self, event: Any, keys: Keys, problem: str) -> None:
         self.blemishes.append(Blemish(event.start_mark.line + 1, keys, problem))
+
+
+def shown(value: Any) -> str:
+    """A value of a registry file in few characters."""
+    if isinstance(value, list):
+        single = not any(isinstance(item, list | dict) for item in value)
+        return f"[{', '.join(map(shown, value))}]" if single and len(value) <= 5 else f"a list of {len(value)}"
+    if isinstance(value, dict):
+        return "fields with values" if value else "no fields"
+    if isinstance(value, str):
+        return repr(value if len(value) <= 60 else f"{value[:57]}...")
+    return json.dumps(value) if value is not None else "nothing"

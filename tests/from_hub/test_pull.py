@@ -104,35 +104,6 @@ def test_whatever_takes_a_source_takes_it(model, command, tmp_path):
     assert expected["conv1.weight"].equal(module.conv1.weight)
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        faults.error(500),
-        faults.error(503),
-        faults.rate_limit(2),
-        faults.cut(10),
-        faults.short(5),
-        faults.wrong_bytes(),
-    ],
-    ids=["500", "503", "429", "cut", "short", "wrong bytes"],
-)
-@pytest.mark.parametrize("nth", range(1, 8))
-def test_a_fault_at_any_request_ends_well_or_in_one_sentence(model, registry, command, no_waiting, fault, nth):
-    model.fail(fault, nth=nth, times=1)
-    code, _, said = command("pull", "hf:me/model")
-    assert code in (0, 3), said
-    if code == 3:
-        assert said.count("Error: ") == 1 and "Traceback" not in said
-        assert not lock_file(registry, "me/model").exists()
-        model.heal()
-        code, _, said = command("pull", "hf:me/model")
-        assert code == 0, said
-    # Whatever happened: what is locked is here, and is what was uploaded.
-    code, out, _ = command("pull", "hf:me/model", "--json")
-    assert Path(json.loads(out)["path"]).read_bytes() == weights()
-    assert lock_file(registry, "me/model").is_file()
-
-
 def test_bytes_that_stay_wrong_are_refused_and_not_kept(model, registry, command, no_waiting, tmp_path):
     model.fail(faults.wrong_bytes(), method="GET", path="*/resolve/*/model.safetensors", times=None)
     code, _, said = command("pull", "hf:me/model")

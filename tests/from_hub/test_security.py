@@ -173,7 +173,7 @@ def test_a_token_shows_nowhere(hub_client, hub_environment, tmp_path, token):
         ("pull", "tester/secret"),
         ("registry", "check", str(tmp_path / "own"), "--remote"),
         ("registry", "sync", "hub", "--filter", "vision"),
-        ("recommend", "hf:tester/secret@main", "-k", "1"),
+        ("show", "hf:tester/secret@main"),
     ]
     codes = []
     for arguments in runs:
