@@ -13,14 +13,11 @@ import numpy as np
 from kzoo.encoding import Floats, encode_one
 from kzoo.errors import InputError
 from kzoo.layers import Architecture
+from kzoo.license_terms import PERMISSIVE_LICENSES
 from kzoo.matching import Measure, seen_by
 from kzoo.scan import Scan, compiled_engine
 from kzoo.zoo import Model, Places, Zoo
 
-#: Licenses that allow use, change and redistribution with no more than a notice; ``permissive`` in a filter means these.
-PERMISSIVE_LICENSES = frozenset(
-    {"apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "isc", "unlicense", "cc0-1.0", "cc-by-4.0"}
-)
 # The limits come from the authors' CIFAR-100 table (DPIAT notes, 3.2 and 5).
 _HARMFUL_BELOW = 0.35
 _UNCERTAIN_BELOW = 0.5

@@ -126,6 +126,7 @@ _EXTRAS = {
     **dict.fromkeys(("accelerate", "matplotlib", "PIL", "scipy", "sklearn"), "training"),
     **dict.fromkeys(("dvc", "jinja2"), "pipelines"),
     **dict.fromkeys(("huggingface_hub", "httpx", "httpx2"), "hub"),
+    **dict.fromkeys(("boolean", "license_expression"), "publish"),
 }
 
 
