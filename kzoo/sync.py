@@ -8,19 +8,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kzoo.catalog import (
-    ArchitectureEntry,
-    Family,
-    checked_source,
-    dump_family,
-    read_source,
-    shown,
-    source_faults,
-)
+from kzoo.catalog import ArchitectureEntry, Family, checked_source, dump_family, read_source, source_faults
 from kzoo.errors import InputError, WorldError
 from kzoo.files import replacing
 from kzoo.locking import locked
 from kzoo.merging import Added, MergeResult, Vanished, merge_family
+from kzoo.plain_yaml import shown
 from kzoo.processes import Progress, chunks, in_processes
 from kzoo.readers.libraries import load_library
 from kzoo.registry_files import family_files
