@@ -53,6 +53,9 @@ def test_a_closure_holds_what_is_imported_anywhere_in_a_file_but_not_for_types()
     assert any(path.name == "evaluation.py" for path in import_closure("kzoo.running"))
     assert all(path.is_file() for path in import_closure("kzoo.running"))
     assert import_closure("json") == []
+    # What fetches from the Hub decides no result.
+    weights = {path.relative_to(ROOT).as_posix() for path in import_closure("kzoo.weights")}
+    assert {name for name in weights if "/hub/" in name} == {"kzoo/hub/names.py"}
 
 
 def test_the_digest_follows_the_files():
