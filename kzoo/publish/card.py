@@ -73,7 +73,7 @@ def _content(facts: CardFacts) -> dict[str, Any]:
     return {
         "facts": facts,
         "title": line(facts.title, 120) or "A model",
-        "summary": Safe(" ".join(_summary(facts, method))),
+        "summary": Safe(" ".join(filter(None, _summary(facts, method)))),
         "results": _results_table(facts),
         "parents": [_parent_row(parent) for parent in facts.parents] if carried else [],
         "method": _method_text(facts, method) if carried else None,
@@ -96,12 +96,14 @@ def _summary(facts: CardFacts, method: Method) -> Iterable[str]:
     """What it is, in a few sentences."""
     classes = f" for {facts.classes:,} classes" if facts.classes else ""
     yield f"{code(facts.network)} with {facts.parameters:,} parameters{classes}."
-    if facts.relation is None:
-        yield "Its weights were initialised at random."
-    else:
-        yield f"Its weights come from {_listed(code(parent.name) for parent in facts.parents)} by {_named(method)}."
+    training = ""
     if facts.data is not None and facts.epochs:
-        yield f"It was then trained on {code(facts.data.task)} for {counted(facts.epochs, 'epoch')}."
+        training = f"trained on {code(facts.data.task)} for {counted(facts.epochs, 'epoch')}"
+    if facts.relation is not None:
+        yield f"Its weights come from {_listed(code(parent.name) for parent in facts.parents)} by {_named(method)}."
+        yield f"It was then {training}." if training else ""
+    else:
+        yield f"It was {training}, from random weights." if training else "Its weights are random."
     if facts.metrics is not None:
         yield f"Of {facts.metrics.images:,} test images it gets **{_percent(facts.metrics.accuracy.value)}** right"
         yield f"(95 % interval {_range(facts.metrics.accuracy)})" + _beside(facts) + "."
@@ -145,6 +147,7 @@ def _results_table(facts: CardFacts) -> dict[str, Any] | None:
         "about": facts.data.about,
         "images": f"{found.images:,}",
         "more": "; ".join(more),
+        "history": facts.epochs > 1,
     }
 
 
@@ -232,13 +235,9 @@ def _not_transferred(facts: CardFacts) -> Safe | None:
         return None
     rest_of_it = "; the rest began at random" if found.share < 1 else ""
     share = f"{_percent(found.share)} of the learned entries come from the {_sources(facts)}{rest_of_it}."
-    kinds = (
-        ("weights for all of their entries", found.whole),
-        ("for a part", found.part),
-        ("nothing", len(found.nothing)),
-    )
+    kinds = (("everything", found.whole), ("a part", found.part), ("nothing", len(found.nothing)))
     first, *rest = [(what, number) for what, number in kinds if number]
-    told = [f"{first[1]:,} received {first[0]}", *(f"{number:,} {what}" for what, number in rest)]
+    told = [f"{first[1]:,} got {first[0]}", *(f"{number:,} {what}" for what, number in rest)]
     more = len(found.nothing) - _SHOWN_LAYERS
     names = ", ".join(code(name) for name in found.nothing[:_SHOWN_LAYERS]) + (f" and {more} more" if more > 0 else "")
     return Safe(f"{share} Of its {counted(found.layers, 'layer')}, {_listed(told)}{f': {names}' if names else ''}.")
@@ -323,6 +322,7 @@ def _license(facts: CardFacts) -> dict[str, Any] | None:
     name = license.license_name or license.license
     return {
         "name": link(name, license.license_link) if license.license_link else prose(name),
+        "end": Safe(":" if license.reasons else "."),
         "reasons": license.reasons,
         "duties": license.duties,
         "permission": license.permission,

@@ -29,6 +29,8 @@ _MERGING = frozenset({"weight_sum", "nonessential", "regmean", "cfl"})
 _MOST_CONFIG = 5_000_000
 _MOST_METRICS = 50_000_000
 _REPOSITORY = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
+#: Id, name and address of a license, as far as they are known.
+_License = tuple[str | None, str | None, str | None]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 #: A model of a registry whose id is that of its repository on the Hub.
 _TIMM_ID = re.compile(r"timm/[\w.-]+")
@@ -230,7 +232,7 @@ class _Epoch(_Section):
 
 
 class _History(_Section):
-    epochs: list[_Epoch]
+    epochs: list[_Epoch] = Field(description="In their order")
 
 
 class _Measured(_Section):
@@ -344,7 +346,7 @@ def _metrics(folder: Path, recipe: Recipe) -> Metrics | None:
         accuracy=_share(document, "accuracy", test.accuracy, test.images),
         top5=_share(document, "top5", test.top5, test.images) if test.top5 is not None else None,
         loss=test.loss,
-        first=epochs[0].test_accuracy if len(epochs) > 1 and epochs[0].epoch == 1 else None,
+        first=epochs[0].test_accuracy if recipe.training is not None and len(epochs) > 1 else None,
     )
 
 
@@ -403,17 +405,18 @@ def _from_hub(source: SourceSection, zoo: Callable[[], Zoo] | None) -> Parent:
     asked = hub_name(source.path)
     revision = asked.name.revision
     commit = revision if revision is not None and _COMMIT.fullmatch(revision) else None
-    license = None
+    license: _License = (None, None, None)
     if zoo is not None:
+        license = _license_of(zoo().models.get(asked.name.id))
         # A damaged lock is no reason to say nothing.
         with suppress(KzooError):
             lock = default_fetcher(zoo()).lock(asked)
-            license = lock.license if lock is not None else None
+            license = (lock.license, None, None) if lock is not None and lock.license is not None else license
     name = asked.name.id if asked.filename is None else f"{asked.name.id}/{asked.filename}"
-    return Parent(name, source.sha256, asked.name.id, commit, license)
+    return Parent(name, source.sha256, asked.name.id, commit, *license)
 
 
-def _license_of(model: Model | None) -> tuple[str | None, str | None, str | None]:
+def _license_of(model: Model | None) -> _License:
     if model is None or model.license == "unknown":
         return None, None, None
     address = model.fields.get("license_link")

@@ -17,8 +17,9 @@ from kzoo.layout import RECIPE, WEIGHTS
 from kzoo.matching import Matching, match
 from kzoo.plots.matching import matching_svg
 from kzoo.publish.facts import CardFacts, Transferred
-from kzoo.readers.files import read_weights_file
+from kzoo.readers.files import WeightsFile, read_weights_file
 from kzoo.recipe import SourceSection, is_no_path, read_recipe
+from kzoo.refine import fitting
 from kzoo.sources import HUB, Options, resolve, weights_architecture
 from kzoo.zoo import Zoo
 
@@ -35,7 +36,7 @@ def matching_picture(folder: Path, facts: CardFacts, zoo: Callable[[], Zoo]) -> 
     kinds = chosen.get("kinds") or ("paper" if chosen.get("variant") == "paper" else "extended")
     try:
         source = _source(folder, read_recipe(folder / RECIPE).sources[0], zoo)
-        target = weights_architecture(read_weights_file(folder / WEIGHTS), zoo())
+        target = _of_file(read_weights_file(folder / WEIGHTS), zoo())
         # Where the order of the layers is a guess, so would be the picture.
         if source is None or source.approximate or target.approximate:
             return None
@@ -54,14 +55,20 @@ def _source(folder: Path, source: SourceSection, zoo: Callable[[], Zoo]) -> Arch
 
         lock = default_fetcher(zoo()).lock(hub_name(source.path))
         held = cached(lock) if lock is not None else None
-        return weights_architecture(read_weights_file(held), zoo()) if held is not None else None
+        return _of_file(read_weights_file(held), zoo()) if held is not None else None
     known = zoo().named(source.path)
     if known is not None:
         return resolve(source.path, zoo, Options())
     if is_no_path(source.path):
         return None
     file = read_weights_file(folder / source.path)
-    return weights_architecture(file, zoo()) if weights_sha256(file.shards) == source.sha256 else None
+    return _of_file(file, zoo()) if weights_sha256(file.shards) == source.sha256 else None
+
+
+def _of_file(file: WeightsFile, zoo: Zoo) -> Architecture:
+    """The architecture that a transfer takes the weights of a file to have."""
+    found = weights_architecture(file, zoo)
+    return next(iter(fitting(zoo, found).values()), found) if found.approximate else found
 
 
 def _carried(matching: Matching, transferred: Transferred) -> Matching:

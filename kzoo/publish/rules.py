@@ -112,7 +112,8 @@ def _reason(error: Exception, text: str) -> str:
 def _faults(data: Mapping[Any, Any]) -> Faults:
     for key, value in data.items():
         if key in _FIELDS:
-            yield from _FIELDS[key](key, value)
+            # An empty field is as good as none.
+            yield from _FIELDS[key](key, value) if value is not None else ()
         elif (meant := _MISSPELT.get(_spelling(key))) is not None:
             yield f"{key!r:.60} is no field that the Hub knows: did you mean {meant}?"
     if data.get("license") == OTHER:
@@ -149,12 +150,12 @@ def _each(check: Callable[[str, Any], Faults]) -> Callable[[str, Any], Faults]:
 
 
 def _listed(check: Callable[[str, Any], Faults]) -> Callable[[str, Any], Faults]:
-    """A list of values; an empty field is none."""
+    """A list of values."""
 
     def checked(key: str, value: Any) -> Faults:
         if isinstance(value, list):
             yield from _each(check)(key, value)
-        elif value is not None:
+        else:
             yield f"{key}: expected a list, found {_shown(value)}"
 
     return checked

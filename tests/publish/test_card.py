@@ -21,9 +21,11 @@ from scipy import stats
 import kzoo
 from kzoo.errors import InputError
 from kzoo.facade import open_zoo
+from kzoo.hashing import weights_sha256
 from kzoo.hub.locks import Lock, LockedFile, write_lock
 from kzoo.methods.transfers import METHODS as TRANSFERS
-from kzoo.paths import own_registry
+from kzoo.paths import own_registry, registry_directory
+from kzoo.publish import metadata
 from kzoo.publish.card import card_text, checked_card
 from kzoo.publish.facts import CardFacts, CardLicense, Images, Parent, Transferred, proportion, read_facts
 from kzoo.publish.papers import METHODS
@@ -230,7 +232,7 @@ def test_an_untrained_start_says_so_and_has_no_empty_sections(tmp_path: Path) ->
     assert all(section(text, heading).strip() for heading in headings)
     assert "It was neither trained since nor tested" in section(text, "Limits")
     carried = section(text, "What was carried over, and what not")
-    assert re.search(r"1 received [\w ]+, 16 for a part and 2 nothing: `fc`, `layer2\.0\.downsample\.1`\.", carried)
+    assert re.search(r"1 got everything, 16 a part and 2 nothing: `fc`, `layer2\.0\.downsample\.1`\.", carried)
     assert "None" not in text and "\n\n\n" not in text
 
 
@@ -242,11 +244,10 @@ def test_a_random_start_has_no_parents_and_cites_nothing(random_start: Path) -> 
 
 @pytest.mark.parametrize("name", ["digits-vit-2x32", "glyphs-mobilenet-1x16", "digits-convnext-1x12", "digits-vgg-1x8"])
 def test_every_kind_of_shipped_model_has_a_sound_card(name: str) -> None:
-    from kzoo.paths import registry_directory
-
     text = card_text(read_facts(registry_directory() / "zoo" / name, f"tester/{name}", LICENSE, (), open_zoo))
     assert card_faults(text) == []
     assert "top-5" in text or "26 classes" not in text
+    assert not re.search(r"[^\n]\n#|\n\n\n", text)
 
 
 def test_the_classes_are_named_where_they_are_known(tmp_path: Path) -> None:
@@ -263,6 +264,8 @@ def test_a_lock_tells_the_license_of_a_parent(tmp_path: Path, monkeypatch: pytes
     facts = read_facts(model_folder(tmp_path / "x", sources, "weight_sum"), zoo=open_zoo)
     assert [parent.license for parent in facts.parents] == ["cc-by-4.0", None]
     made = section(card_text(facts), "How it was made")
+    known = read_facts(model_folder(tmp_path / "y", (f"hf:timm/resnet18.a1_in1k@{COMMIT}",)), zoo=open_zoo)
+    assert known.parents[0].license == "apache-2.0"
     assert f"`{SHA}` | cc-by-4.0 |" in made and f"`{SHA}` | not known |" in made
 
 
@@ -276,6 +279,7 @@ def test_a_license_of_ones_own(folder: Path) -> None:
     other = CardLicense("other", "House rules", "https://example.org/rules", permission="Ada allowed it on 1 May.")
     text = card_text(read_facts(folder, license=other))
     assert front_matter(text)["license_link"] == "https://example.org/rules"
+    assert not re.search(r"[^\n]\n#|\n\n\n", text)
     assert "[House rules](https://example.org/rules)." in section(text, "License")
     assert "Ada allowed it on 1 May." in section(text, "License")
 
@@ -374,6 +378,20 @@ def test_the_picture_shows_what_was_carried(folder: Path) -> None:
     # The two layers that were left out are random in the picture too.
     assert facts.transferred is not None
     assert f"{facts.transferred.layers - 2} of {facts.transferred.layers} target layers matched, 2 random" in svg
+
+
+def test_the_source_of_a_picture_may_be_a_file(tmp_path: Path, trained_file: Path) -> None:
+    shipped = registry_directory() / "zoo" / "glyphs-resnet-2x12"
+    for number, (source, sha256) in enumerate(
+        ((shipped, SHA), (trained_file, weights_sha256([trained_file])), (shipped, "0" * 64))
+    ):
+        recipe = {"sources": [{"path": str(source), "sha256": sha256}]}
+        folder = model_folder(tmp_path / f"x{number}", recipe=recipe)
+        facts = read_facts(folder)
+        svg = matching_picture(folder, facts, open_zoo)
+        assert (svg is not None) == (number < 2)
+        assert facts.parents[0].name == source.name
+        assert svg is None or f"{source.name} → small:resnet-1x12" in svg
 
 
 @pytest.mark.parametrize(
@@ -527,6 +545,30 @@ def test_any_text_stays_text(text: str) -> None:
     assert all(one == other or one == other.replace("`", "'").replace("|", "¦") for one, other in words)
     # Alone in a paragraph, as in a table.
     assert [token.type for token in RENDERER.parse(prose(text))] == ["paragraph_open", "inline", "paragraph_close"]
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory: pytest.TempPathFactory) -> CardFacts:
+    folder = model_folder(tmp_path_factory.mktemp("cards") / "x", (f"hf:a/b@{COMMIT}",), test=TEST)
+    return read_facts(folder, "tester/letters", LICENSE)
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=st.text(max_size=80) | st.text("-:#&*!|>'\"%@`{}[], \nab?~=<", max_size=40))
+def test_metadata_hold_any_text_and_no_more_fields(facts: CardFacts, text: str) -> None:
+    assert facts.data is not None
+    data = dataclasses.replace(facts.data, task=text)
+    license = CardLicense(text, text, text)
+    written = (
+        f"---\n{metadata.front_matter(dataclasses.replace(facts, title=text, data=data, license=license))}\n---\n\n"
+    )
+    found = front_matter(written)
+    assert found.keys() == front_matter(card_text(facts)).keys() | {"license_name", "license_link"}
+    shown = line(text)
+    (model,) = found["model-index"]
+    assert [found["license"], found["license_name"], found["license_link"], model["name"]] == [shown] * 4
+    assert model["results"][0]["dataset"]["name"] == shown
+    assert ModelCard(written).data.to_dict() == found
 
 
 @pytest.mark.parametrize(

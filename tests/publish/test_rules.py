@@ -32,6 +32,7 @@ model-index:
         "license: [mit, apache-2.0]\nlanguage: multilingual\nextra_gated_prompt: |\n  One\n  two\ninference: false",
         "co2_eq_emissions: {emissions: 1.2, source: CodeCarbon}\nthumbnail: https://a.b/c.png\nnew_version: a/b-2",
         "co2_eq_emissions: 0.5\nmetrics:\n- accuracy\nmodel_type: resnet\nquantized_by: somebody\nlicense: unknown",
+        "license:\nlanguage:\ntags:\nlibrary_name: x",
         "license: cc-by-nc-4.0\ndefaults: &a {x: 1}\nmore: *a\ndate: 2024-01-01\ntags:\n- 'yes'\n- arxiv:1512.03385",
         INDEX,
         INDEX.replace("0.94", "'94.0 ± 0.2'").replace(", name: Accuracy", ""),
