@@ -75,7 +75,7 @@ def _content(facts: CardFacts) -> dict[str, Any]:
         "title": line(facts.title, 120) or "A model",
         "summary": Safe(" ".join(filter(None, _summary(facts, method)))),
         "results": _results_table(facts),
-        "parents": [_parent_row(parent) for parent in facts.parents] if carried else [],
+        "parents": [_parent_row(parent) for parent in facts.parents],
         "method": _method_text(facts, method) if carried else None,
         "training": _training_text(facts),
         "versions": _versions(facts),
@@ -195,7 +195,9 @@ def _method_text(facts: CardFacts, method: Method) -> Safe:
     parameters = [f"{code(f'{name}: {_value(value)}')}" for name, value in facts.method_parameters.items()]
     nearness = "" if method.paper is None else f" {prose(method.paper.nearness)}"
     told = f" Parameters: {', '.join(parameters)}." if parameters else ""
-    plan = " Which layer received from which was edited by hand, in `plan.json`." if facts.plan else ""
+    plan = (
+        " Which layer received from which is in `plan.json`, in place of the method's own plan." if facts.plan else ""
+    )
     return Safe(f"{_named(method)} {prose(method.does)}.{nearness}{told}{plan}")
 
 

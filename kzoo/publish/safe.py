@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-_LONGEST = 400
+_LONGEST = 1000
 _LONGEST_CODE = 160
 _CUT = "…"
 #: Renderers make links of these even where nothing asks for one, so such words are shown as code.

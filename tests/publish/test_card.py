@@ -242,6 +242,20 @@ def test_a_random_start_has_no_parents_and_cites_nothing(random_start: Path) -> 
     assert "Citation" not in text and "carried" not in text and "sources" not in text
 
 
+def test_a_random_start_beside_a_source_says_that_nothing_came_from_it(tmp_path: Path) -> None:
+    text = card_text(read_facts(model_folder(tmp_path / "x", ("../a/model.safetensors",), "random")))
+    assert "* **Start:** random weights; the recipe names a source, but nothing of it was carried over.\n" in text
+    assert f"| `a/model.safetensors` | - | `{SHA}` | not known |" in text
+    assert "It needs `a/model.safetensors` with the sha256 above" in text
+
+
+def test_a_plan_of_ones_own_is_told(tmp_path: Path) -> None:
+    plan = {"plan": {"path": "plan.json", "sha256": SHA}}
+    facts = read_facts(model_folder(tmp_path / "x", recipe=plan))
+    assert "is in `plan.json`" in card_text(facts)
+    assert matching_picture(tmp_path / "x", facts, open_zoo) is None
+
+
 @pytest.mark.parametrize("name", ["digits-vit-2x32", "glyphs-mobilenet-1x16", "digits-convnext-1x12", "digits-vgg-1x8"])
 def test_every_kind_of_shipped_model_has_a_sound_card(name: str) -> None:
     text = card_text(read_facts(registry_directory() / "zoo" / name, f"tester/{name}", LICENSE, (), open_zoo))
