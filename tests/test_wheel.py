@@ -62,6 +62,7 @@ def test_it_recommends_from_any_folder(environment: Path, tmp_path: Path) -> Non
 
 def test_it_reports_and_has_the_pages_template(environment: Path, tmp_path: Path) -> None:
     assert list(environment.parent.glob("lib/python*/site-packages/kzoo/reporting/page.html.j2"))
+    assert list(environment.parent.glob("lib/python*/site-packages/kzoo/publish/card.md.j2"))
     # The modules of a report need none of the extras; the page says what it needs.
     script = """
 import sys

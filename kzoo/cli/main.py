@@ -18,6 +18,7 @@ from kzoo.cli.carrying import transfer
 from kzoo.cli.curves import curves
 from kzoo.cli.hub import pull
 from kzoo.cli.papers import report
+from kzoo.cli.publishing import card
 from kzoo.cli.ranking import compare, recommend
 from kzoo.cli.registry import registry
 from kzoo.cli.studies import claims, environment
@@ -72,6 +73,7 @@ for command in (
     pull,
     index,
     registry,
+    card,
     report,
     claims,
     environment,

@@ -1,0 +1,349 @@
+"""The card of a model: the Hub's metadata, then what people want to know, from plain facts alone.
+
+The template shows everything by `kzoo.publish.safe`: a string that is not marked as Markdown cannot become any.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from kzoo.claims import Interval
+from kzoo.errors import InputError
+from kzoo.layout import RECIPE, WEIGHTS
+from kzoo.plots.text import counted
+from kzoo.publish.facts import Baseline, CardFacts, Images, Parent
+from kzoo.publish.metadata import HUB, front_matter, tells_top5
+from kzoo.publish.papers import Method, method_of
+from kzoo.publish.rules import card_faults
+from kzoo.publish.safe import Safe, code, image, line, link, prose
+
+_TEMPLATE = "card.md.j2"
+_ALT = "Which layers of the source went into which layers of this model"
+#: Longer lists of layers, and of classes, are cut.
+_SHOWN_LAYERS, _SHOWN_LABELS = 12, 30
+#: What of the training a card tells; the recipe has all of it.
+_TOLD = ("optimizer", "lr", "random_lr", "schedule", "batch_size", "weight_decay", "augment", "precision", "seed")
+#: What is so unless somebody wants something else.
+_USUAL: Mapping[str, Any] = {"augment": "none", "precision": "float32", "variant": "full_state"}
+
+
+def card_text(facts: CardFacts) -> str:
+    """The card as the text of a README.md; the same facts give the same bytes."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        finalize=_shown,
+        # What would be escaped for HTML is escaped for Markdown, by finalize.
+        autoescape=False,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"code": code}
+    body = environment.get_template(_TEMPLATE).render(_content(facts))
+    return f"---\n{front_matter(facts)}\n---\n\n{body}"
+
+
+def checked_card(facts: CardFacts) -> str:
+    """The card, if the Hub would take it.
+
+    Raises:
+        InputError: it would not.
+    """
+    text = card_text(facts)
+    if faults := card_faults(text):
+        raise InputError(f"the Hub would not take this card: {'; '.join(faults)}")
+    return text
+
+
+def _shown(value: Any) -> str:
+    """What the template writes for a value: text as text, Markdown only where it is marked as such."""
+    return value if isinstance(value, Safe) else prose(str(value))
+
+
+def _content(facts: CardFacts) -> dict[str, Any]:
+    """What the template shows."""
+    method = method_of(facts.method)
+    carried = facts.relation is not None
+    return {
+        "facts": facts,
+        "title": line(facts.title, 120) or "A model",
+        "summary": Safe(" ".join(filter(None, _summary(facts, method)))),
+        "results": _results_table(facts),
+        "parents": [_parent_row(parent) for parent in facts.parents],
+        "method": _method_text(facts, method) if carried else None,
+        "training": _training_text(facts),
+        "versions": _versions(facts),
+        "not_transferred": _not_transferred(facts),
+        "picture": image(_ALT, facts.picture) if facts.picture is not None else None,
+        "limits": list(_limits(facts)),
+        "loading": _loading(facts),
+        "images": _input_text(facts),
+        "labels": _labels(facts),
+        "rebuilding": _rebuilding(facts),
+        "weights": next((file.sha256 for file in facts.files if file.name == WEIGHTS), None),
+        "license": _license(facts),
+        "bibtex": Safe(method.paper.bibtex) if carried and method.paper is not None else None,
+    }
+
+
+def _summary(facts: CardFacts, method: Method) -> Iterable[str]:
+    """What it is, in a few sentences."""
+    classes = f" for {facts.classes:,} classes" if facts.classes else ""
+    yield f"{code(facts.network)} with {facts.parameters:,} parameters{classes}."
+    training = ""
+    if facts.data is not None and facts.epochs:
+        training = f"trained on {code(facts.data.task)} for {counted(facts.epochs, 'epoch')}"
+    if facts.relation is not None:
+        yield f"Its weights come from {_listed(code(parent.name) for parent in facts.parents)} by {_named(method)}."
+        yield f"It was then {training}." if training else ""
+    else:
+        yield f"It was {training}, from random weights." if training else "Its weights are random."
+    if facts.metrics is not None:
+        yield f"Of {facts.metrics.images:,} test images it gets **{_percent(facts.metrics.accuracy.value)}** right"
+        yield f"(95 % interval {_range(facts.metrics.accuracy)})" + _beside(facts) + "."
+
+
+def _beside(facts: CardFacts) -> str:
+    """The random start in the summary, where there is one that differs in nothing else."""
+    alike = [row for row in facts.baselines if row.method == "random" and not row.remarks]
+    if not alike or facts.relation is None:
+        return ""
+    found = alike[0].metrics.accuracy
+    return f"; from a random start, with the same training, {_percent(found.value)} ({_range(found)})"
+
+
+def _named(method: Method) -> str:
+    if method.paper is None:
+        return str(prose(method.name))
+    return f"{prose(method.name)} ({link(method.paper.name, method.paper.link)})"
+
+
+def _results_table(facts: CardFacts) -> dict[str, Any] | None:
+    """The model and what it is put beside: rows, and whether there are columns for the first epoch and for remarks."""
+    if facts.metrics is None or facts.data is None:
+        return None
+    parents = tuple(parent.name for parent in facts.parents) if facts.relation is not None else ()
+    ours = Baseline(
+        facts.method if parents else "random", facts.method_parameters, parents, facts.epochs, facts.metrics, ()
+    )
+    rows = [ours, *facts.baselines]
+    firsts = any(row.metrics.first is not None for row in rows)
+    remarks = any(row.remarks for row in rows)
+    found = facts.metrics
+    more = [f"loss {found.loss:.3f}"]
+    if found.top5 is not None and tells_top5(facts):
+        more.insert(0, f"top-5 accuracy {_percent(found.top5.value)} ({_range(found.top5)})")
+    return {
+        "firsts": firsts,
+        "remarks": remarks,
+        "rows": [_row(row, row is ours and len(rows) > 1) for row in rows],
+        "task": facts.data.task,
+        "about": facts.data.about,
+        "images": f"{found.images:,}",
+        "more": "; ".join(more),
+        "history": facts.epochs > 1,
+    }
+
+
+def _row(row: Baseline, bold: bool) -> dict[str, Any]:
+    start = _start(row)
+    return {
+        "start": Safe(f"**{start}** (this model)") if bold else start,
+        "first": "" if row.metrics.first is None else _percent(row.metrics.first),
+        "epochs": f"{row.epochs:,}",
+        "accuracy": Safe(f"**{_percent(row.metrics.accuracy.value)}**")
+        if bold
+        else _percent(row.metrics.accuracy.value),
+        "interval": _range(row.metrics.accuracy),
+        "remarks": "; ".join(row.remarks),
+    }
+
+
+def _start(row: Baseline) -> Safe:
+    if row.method == "random" or not row.sources:
+        return Safe("random")
+    variant = row.parameters.get("variant")
+    kind = f" ({prose(str(variant))})" if variant not in (None, _USUAL["variant"]) else ""
+    return Safe(f"{prose(method_of(row.method).name)}{kind} from {_listed(map(code, row.sources))}")
+
+
+def _parent_row(parent: Parent) -> dict[str, Safe]:
+    where = link(parent.name, f"{HUB}/{parent.repository}") if parent.repository else code(parent.name)
+    revision = Safe("-")
+    if parent.revision is not None:
+        revision = Safe(f"[`{parent.revision[:12]}`]({HUB}/{parent.repository}/tree/{parent.revision})")
+    elif parent.shipped:
+        revision = Safe("comes with kzoo")
+    return {"name": where, "revision": revision, "sha256": code(parent.sha256), "license": _license_name(parent)}
+
+
+def _license_name(parent: Parent) -> Safe:
+    name = parent.license_name or parent.license
+    if name is None:
+        return Safe("not known")
+    return link(name, parent.license_link) if parent.license_link else prose(name)
+
+
+def _method_text(facts: CardFacts, method: Method) -> Safe:
+    """The method, its parameters, and how near it is to its paper."""
+    parameters = [f"{code(f'{name}: {_value(value)}')}" for name, value in facts.method_parameters.items()]
+    nearness = "" if method.paper is None else f" {prose(method.paper.nearness)}"
+    told = f" Parameters: {', '.join(parameters)}." if parameters else ""
+    plan = (
+        " Which layer received from which is in `plan.json`, in place of the method's own plan." if facts.plan else ""
+    )
+    return Safe(f"{_named(method)} {prose(method.does)}.{nearness}{told}{plan}")
+
+
+def _training_text(facts: CardFacts) -> Safe | None:
+    training, data = facts.training, facts.data
+    if training is None or data is None:
+        return None
+    told = [
+        f"{name.replace('_', ' ')} {_value(training[name])}"
+        for name in _TOLD
+        if training.get(name) is not None and training[name] != _USUAL.get(name)
+    ]
+    number = f"{data.train:,}" if data.train is not None else "the"
+    return Safe(
+        f"{counted(facts.epochs, 'epoch')} on {number} training images of {code(data.task)}{_shape(data)}: "
+        f"{prose(', '.join(told))}."
+    )
+
+
+def _shape(data: Images) -> str:
+    if data.size is None:
+        return ""
+    channels = f", {counted(data.channels, 'channel')}" if data.channels is not None else ""
+    return f" ({data.size}x{data.size} pixels{channels})"
+
+
+def _versions(facts: CardFacts) -> str:
+    """With what it was made."""
+    versions = [f"{name} {version}" for name, version in facts.versions.items()]
+    threads = [counted(facts.threads, "thread")] if facts.threads is not None else []
+    return ", ".join([f"seed {facts.seed} for fresh weights", *threads, *versions])
+
+
+def _not_transferred(facts: CardFacts) -> Safe | None:
+    found = facts.transferred
+    if found is None or facts.relation is None:
+        return None
+    rest_of_it = "; the rest began at random" if found.share < 1 else ""
+    share = f"{_percent(found.share)} of the learned entries come from the {_sources(facts)}{rest_of_it}."
+    kinds = (("everything", found.whole), ("a part", found.part), ("nothing", len(found.nothing)))
+    first, *rest = [(what, number) for what, number in kinds if number]
+    told = [f"{first[1]:,} got {first[0]}", *(f"{number:,} {what}" for what, number in rest)]
+    more = len(found.nothing) - _SHOWN_LAYERS
+    names = ", ".join(code(name) for name in found.nothing[:_SHOWN_LAYERS]) + (f" and {more} more" if more > 0 else "")
+    return Safe(f"{share} Of its {counted(found.layers, 'layer')}, {_listed(told)}{f': {names}' if names else ''}.")
+
+
+def _sources(facts: CardFacts) -> str:
+    return "source" if len(facts.parents) == 1 else "sources"
+
+
+def _limits(facts: CardFacts) -> Iterable[Safe]:
+    """What a user must not expect."""
+    if facts.metrics is None:
+        kind = "random" if facts.relation is None else "carried"
+        yield Safe(
+            "It was not tested."
+            if facts.epochs
+            else f"It was neither trained since nor tested: {kind} weights are a start for training, and no use as they are."
+        )
+    else:
+        yield Safe(
+            f"{'One training with one seed, ' if facts.epochs else 'Not trained since, '}tested on "
+            f"{facts.metrics.images:,} images: the intervals say how much the choice of these images matters, and nothing "
+            "of other seeds."
+        )
+    if facts.metrics is None and facts.relation == "finetune" and facts.recalibration is None and not facts.epochs:
+        yield Safe("Statistics of batch normalisation may not fit: measure them anew on images of your own.")
+    if facts.data is not None:
+        yield Safe(f"It knows {code(facts.data.task)} only: nothing is known of how it does on other images.")
+    if facts.network.startswith("py:"):
+        yield Safe("Its network is built by code that is not in this repository.")
+
+
+def _input_text(facts: CardFacts) -> Safe | None:
+    """How images must be prepared: all that kzoo has trained saw them so."""
+    if facts.data is None or not facts.epochs:
+        return None
+    channels, size = facts.data.channels or "C", facts.data.size or "H"
+    width = facts.data.size or "W"
+    return Safe(
+        f"`images` are uint8, N x {channels} x {size} x {width}; `prepare` makes floats of them and normalises them, as in "
+        "the training."
+    )
+
+
+def _labels(facts: CardFacts) -> Safe | None:
+    if not facts.labels:
+        return None
+    more = len(facts.labels) - _SHOWN_LABELS
+    shown = ", ".join(code(label) for label in facts.labels[:_SHOWN_LABELS])
+    return Safe(f"Its classes, in the order of its scores: {shown}{f' and {more:,} more' if more > 0 else ''}.")
+
+
+def _loading(facts: CardFacts) -> Safe:
+    """Python that loads the model; of what comes from outside only a name that the Hub accepts is in it."""
+    prepared = facts.data is not None and bool(facts.epochs)
+    if facts.library == "timm":
+        place = f"hf-hub:{facts.repository}" if facts.repository else "local-dir:FOLDER"
+        lines = ["import timm", f'model = timm.create_model("{place}", pretrained=True).eval()']
+    else:
+        trust = ", trust_code=True" if facts.network.startswith("py:") else ""
+        fetch = ["from huggingface_hub import snapshot_download"] if facts.repository else []
+        place = f'snapshot_download("{facts.repository}")' if facts.repository else '"FOLDER"'
+        lines = ["import kzoo", *fetch, f"model = kzoo.load({place}{trust})"]
+    *imports, last = lines
+    imports += ["from kzoo.training.batches import prepare"] if prepared else []
+    return Safe("\n".join([*imports, "", last, *(["scores = model(prepare(images))"] if prepared else [])]))
+
+
+def _rebuilding(facts: CardFacts) -> dict[str, Any]:
+    command = f"kzoo rebuild {facts.repository}" if facts.repository else f"kzoo run {RECIPE} --out again"
+    missing = [parent for parent in facts.parents if not parent.published]
+    return {
+        "command": Safe(command),
+        "missing": Safe(_listed(code(parent.name) for parent in missing)) if missing else None,
+    }
+
+
+def _license(facts: CardFacts) -> dict[str, Any] | None:
+    license = facts.license
+    if license is None:
+        return None
+    name = license.license_name or license.license
+    return {
+        "name": link(name, license.license_link) if license.license_link else prose(name),
+        "end": Safe(":" if license.reasons else "."),
+        "reasons": license.reasons,
+        "duties": license.duties,
+        "permission": license.permission,
+    }
+
+
+def _listed(names: Iterable[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _range(found: Interval) -> str:
+    assert found.low is not None and found.high is not None
+    return f"{100 * found.low:.1f} to {100 * found.high:.1f} %"
