@@ -60,7 +60,8 @@ _DPIAT = Paper(
     "Breaking the Architecture Barrier: A Method for Efficient Knowledge Transfer Across Networks",
     "Czyzewski, Maciej A. and Nowak, Daniel and Piechowiak, Kamil",
     2022,
-    "kzoo rebuilt it from the authors' published code, for the paper's own text was not at hand.",
+    "kzoo rebuilt it from the authors' published code, for the paper's own text was not at hand: the variant paper is what "
+    "that code does, full_state is kzoo's own and carries more.",
     arxiv="2212.13970",
 )
 _WEIGHT_SELECTION = Paper(
