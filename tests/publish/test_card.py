@@ -22,7 +22,7 @@ import kzoo
 from kzoo.errors import InputError
 from kzoo.facade import open_zoo
 from kzoo.hashing import weights_sha256
-from kzoo.hub.locks import Lock, LockedFile, write_lock
+from kzoo.hub.locks import Lock, LockedFile, Network, write_lock
 from kzoo.methods.transfers import METHODS as TRANSFERS
 from kzoo.paths import own_registry, registry_directory
 from kzoo.publish import metadata
@@ -273,7 +273,17 @@ def test_the_classes_are_named_where_they_are_known(tmp_path: Path) -> None:
 def test_a_lock_tells_the_license_of_a_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     files = (LockedFile(name="model.safetensors", size=1, sha256=SHA),)
-    write_lock(own_registry(), Lock(name="a/b", repository="a/b", commit=COMMIT, license="cc-by-4.0", files=files))
+    write_lock(
+        own_registry(),
+        Lock(
+            name="a/b",
+            repository="a/b",
+            commit=COMMIT,
+            license="cc-by-4.0",
+            files=files,
+            network=Network(tensors={"a": "F32 1"}),
+        ),
+    )
     sources = (f"hf:a/b@{COMMIT}", f"hf:a/b@{COMMIT[::-1]}")
     facts = read_facts(model_folder(tmp_path / "x", sources, "weight_sum"), zoo=open_zoo)
     assert [parent.license for parent in facts.parents] == ["cc-by-4.0", None]
