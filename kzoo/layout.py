@@ -3,3 +3,5 @@
 WEIGHTS, CONFIG, RECIPE, CARD = "model.safetensors", "config.json", "recipe.yaml", "README.md"
 #: Only of a network that was tested, and of one whose plan was given.
 METRICS, PLAN = "metrics.json", "plan.json"
+#: The class of machine that made it; and the picture of the matching, which `kzoo card` draws.
+ENVIRONMENT, PICTURE = "environment.yaml", "matching.svg"

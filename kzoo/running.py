@@ -17,10 +17,11 @@ from torch import nn
 
 from kzoo.building import NetworkSpec, build_network, network_spec, outline
 from kzoo.carrying import param_groups, remember, source_body
+from kzoo.environment import environment_class, environment_text
 from kzoo.errors import CheckFailed, InputError, KzooWarning
 from kzoo.files import new_folder, require_new
 from kzoo.hashing import weights_sha256
-from kzoo.layout import CARD, CONFIG, METRICS, PLAN, RECIPE, WEIGHTS
+from kzoo.layout import CARD, CONFIG, ENVIRONMENT, METRICS, PLAN, RECIPE, WEIGHTS
 from kzoo.methods.plan import Plan, read_plan
 from kzoo.methods.surgery import module_body
 from kzoo.methods.transfers import TransferReport, carry_out, make_plan, read_parameters, require_method
@@ -321,6 +322,7 @@ def _write(result: Result, spec: NetworkSpec, module: nn.Module, where: Surround
         write_weights(module, folder / WEIGHTS)
         _write_text(folder / CONFIG, _json(network_config(module, spec, extra)))
         _write_text(folder / RECIPE, recipe_text(recipe))
+        _write_text(folder / ENVIRONMENT, environment_text(environment_class()))
         _write_text(folder / CARD, transfer_card(spec, recipe, report, origin, result.metrics))
         if plan is not None:
             (folder / PLAN).write_bytes((where.base / plan.path).read_bytes())

@@ -18,7 +18,7 @@ from kzoo.cli.carrying import transfer
 from kzoo.cli.curves import curves
 from kzoo.cli.hub import pull
 from kzoo.cli.papers import report
-from kzoo.cli.publishing import card
+from kzoo.cli.publishing import card, lineage, publish, rebuild
 from kzoo.cli.ranking import compare, recommend
 from kzoo.cli.registry import registry
 from kzoo.cli.studies import claims, environment
@@ -74,6 +74,9 @@ for command in (
     index,
     registry,
     card,
+    publish,
+    rebuild,
+    lineage,
     report,
     claims,
     environment,

@@ -67,8 +67,7 @@ def _show(found: Verification) -> None:
 @as_json
 def environment(write: Path | None, as_json: bool) -> None:
     """Tell the class of this machine: what decides whether the same recipe gives the same bytes."""
-    from kzoo.studies.environment import environment_class, environment_text
-    from kzoo.studies.running import write_environment
+    from kzoo.environment import environment_class, environment_text, write_environment
 
     found = environment_class() if write is None else write_environment(write)
     if as_json:

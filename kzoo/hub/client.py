@@ -44,6 +44,10 @@ _CHUNK = 65_536
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{6,}|(?<=Bearer )\S+")
 
 
+class Missing(InputError):
+    """There is no such repository, or one may not know of it."""
+
+
 class _Busy(Exception):
     """The answer says to try again, after so many seconds."""
 
@@ -256,7 +260,7 @@ def hub_errors(what: str) -> Iterator[None]:
                 f"{what}: the Hub does not accept the token, or hides it from strangers: check the name, and log in "
                 "(hf auth login, or HF_TOKEN)"
             ) from None
-        raise InputError(
+        raise Missing(
             f"{what} is not on the Hub at {endpoint()}, or is private: check the name, or log in (hf auth login, HF_TOKEN)"
         ) from None
     except DisabledRepoError:

@@ -60,7 +60,7 @@ def read_network(repository: Repository, filename: str | None = None) -> RemoteN
     where = f"{PREFIX}{repository.id}/{chosen}"
     folder = chosen.rpartition("/")[0]
     beside = f"{folder}/" if folder else ""
-    content = _Content(repository)
+    content = Content(repository)
     if chosen.endswith(".json"):
         table = shard_table(content.whole(chosen, MOST_HEADER), where)
         tensors, _ = joined_shards(table, where, lambda shard, left: content.header(beside + shard, left))
@@ -112,7 +112,7 @@ def choose_weights(repository: Repository, filename: str | None = None) -> str:
     raise InputError(f"{PREFIX}{repository.id} holds no safetensors file{way_out}")
 
 
-class _Content:
+class Content:
     """What is read of a repository's files; ``read`` is what each of them is, in the order in which they were read."""
 
     def __init__(self, repository: Repository) -> None:

@@ -19,13 +19,11 @@ from kzoo.faults import Document, read_json
 from kzoo.hashing import weights_sha256
 from kzoo.hub.models import find, lock_folders
 from kzoo.hub.names import parse_wanted
-from kzoo.layout import CONFIG, METRICS, PLAN, RECIPE, WEIGHTS
+from kzoo.layout import CONFIG, ENVIRONMENT, METRICS, PICTURE, PLAN, RECIPE, WEIGHTS
 from kzoo.readers.files import WeightsFile, read_weights_file
 from kzoo.recipe import DataSection, Recipe, SourceSection, plain_task, read_recipe
 from kzoo.zoo import SHIPPED, Model, Zoo
 
-#: The picture of the matching in a model folder.
-PICTURE = "matching.svg"
 #: Methods that make one network of several even where only one source is named.
 _MERGING = frozenset({"weight_sum", "nonessential", "regmean", "cfl"})
 _MOST_CONFIG = 5_000_000
@@ -516,7 +514,7 @@ def _differences(other: _Folder, ours: _Folder) -> Iterable[str]:
 
 def _files(folder: Path) -> tuple[FileFacts, ...]:
     found = []
-    for name in (WEIGHTS, CONFIG, RECIPE, METRICS, PLAN, PICTURE):
+    for name in (WEIGHTS, CONFIG, RECIPE, METRICS, ENVIRONMENT, PLAN, PICTURE):
         path = folder / name
         if path.is_file():
             try:

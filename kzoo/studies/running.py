@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from kzoo.environment import environment_class, tell_difference
 from kzoo.errors import InputError
 from kzoo.files import replacing
 from kzoo.locking import held
 from kzoo.studies.design import Progress, Run
-from kzoo.studies.environment import environment_class, tell_difference
 from kzoo.studies.params import Study
 from kzoo.studies.stages import ENVIRONMENT, Stage, stage_module
 
@@ -106,13 +106,3 @@ def _default_jobs() -> int:
     if text and not (text.isdecimal() and int(text) >= 1):
         raise InputError(f"{JOBS} is {text!r:.40}: expected a whole number of 1 or more")
     return int(text) if text else len(os.sched_getaffinity(0))
-
-
-def write_environment(path: Path) -> dict[str, str]:
-    """Write the class of this machine as ``environment.yaml``, and give it."""
-    from kzoo.studies.environment import environment_text
-
-    found = environment_class()
-    with replacing(path) as temporary:
-        temporary.write_text(environment_text(found), encoding="utf-8")
-    return found

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from kzoo.environment import environment_class
 from kzoo.errors import InputError, WorldError
 from kzoo.files import replacing
 from kzoo.hashing import weights_sha256
@@ -26,7 +27,6 @@ from kzoo.recipe import Recipe
 from kzoo.running import Diverged, Surroundings, checkpoint_folder, run_recipe
 from kzoo.studies.closure import code_digest
 from kzoo.studies.design import Run
-from kzoo.studies.environment import environment_class
 from kzoo.studies.records import Record
 from kzoo.training.checkpoints import kept_epochs
 from kzoo.zoo import Zoo, shipped_zoo

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from kzoo.environment import environment_class
 from kzoo.layout import WEIGHTS
 from kzoo.studies.design import Run
 from kzoo.studies.dpiat.design import Profile
 from kzoo.studies.dpiat.rates import run_labels, unit
-from kzoo.studies.environment import environment_class
 from kzoo.studies.models import copy_model
 from kzoo.studies.records import run_name
 from kzoo.studies.work import Work

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from kzoo.environment import environment_class
 from kzoo.errors import InputError
 from kzoo.layout import RECIPE, WEIGHTS
 from kzoo.recipe import Recipe, read_recipe
 from kzoo.studies.design import Run
-from kzoo.studies.environment import environment_class
 from kzoo.studies.models import copy_model, zoo_folder
 from kzoo.studies.work import Unit, Work
 from kzoo.studies.zoo.design import Profile

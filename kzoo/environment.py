@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from kzoo.errors import InputError, KzooWarning
+from kzoo.files import replacing
 from kzoo.plain_yaml import read_plain
 from kzoo.readers.safetensors import read_bounded
 
@@ -35,8 +36,20 @@ def environment_class() -> dict[str, str]:
 
 def environment_text(environment: dict[str, str]) -> str:
     """The file ``environment.yaml``."""
-    head = "# The class of machine that the committed results come from; kzoo environment --write environment.yaml\n"
+    head = "# The class of machine that these results come from; kzoo environment tells that of this one\n"
     return head + yaml.safe_dump(environment, sort_keys=False)
+
+
+def write_environment(path: Path) -> dict[str, str]:
+    """Write the class of this machine as ``environment.yaml``, and give it.
+
+    Raises:
+        WorldError: the disk fails.
+    """
+    found = environment_class()
+    with replacing(path) as temporary:
+        temporary.write_text(environment_text(found), encoding="utf-8")
+    return found
 
 
 def read_environment(path: Path) -> dict[str, str]:
