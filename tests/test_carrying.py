@@ -122,8 +122,10 @@ def test_initialize_takes_a_model_that_comes_with_kzoo_where_nothing_speaks_agai
 
 
 def test_a_source_without_weights_is_refused():
-    with pytest.raises(InputError, match="timm:resnet18 names a network, but its weights are not on this machine"):
-        kzoo.transfer("timm:resnet18", "timm:resnet34")
+    with pytest.raises(
+        InputError, match="torchvision:resnet18 names a network, but its weights are not on the Hub, and not"
+    ):
+        kzoo.transfer("torchvision:resnet18", "timm:resnet34")
     with torch.device("meta"):
         empty = small(0, 4, 4)
     with pytest.raises(InputError, match=r"Sequential has no weights: its tensor 0\.weight lies on the meta device"):

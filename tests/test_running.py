@@ -280,7 +280,7 @@ def test_a_recipe_comes_back_from_its_text(tmp_path, recipe_of):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("timm:resnet18", "timm:resnet34", "--out", "x"), "its weights are not on this machine"),
+        (("torchvision:resnet18", "timm:resnet34", "--out", "x"), "its weights are not on the Hub, and not on this machine"),
         (("nothing.safetensors", "timm:resnet34", "--out", "x"), "nothing.safetensors cannot be read"),
         (("FILE", "timm:resnet34"), "there is nothing to do: give --out DIR"),
         (("FILE", "timm:resnet34", "--out", "there"), "there exists: give another folder, or --force"),

@@ -248,7 +248,7 @@ def test_force_replaces_and_what_fails_is_put_back(add: Add, tmp_path: Path, mon
     def fail(*_arguments: object) -> None:
         raise InputError("no")
 
-    monkeypatch.setattr("kzoo.local.build_index", fail)
+    monkeypatch.setattr("kzoo.entries.build_index", fail)
     for options in ({"force": True}, {"name": "new"}):
         with pytest.raises(InputError, match="no"):
             add("small", **options)
