@@ -271,6 +271,9 @@ def hub_errors(what: str) -> Iterator[None]:
         raise InputError(f"{what} is no name of a repository ({_reason(error)}): expected user/name") from None
     except HfHubHTTPError as error:
         raise _http_error(error, what) from None
+    except (json.JSONDecodeError, KeyError):
+        # The client takes an answer apart that is none.
+        raise WorldError(f"the Hub at {endpoint()} answered nonsense for {what}: is it a Hub? Try again") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise WorldError(
             f"the Hub at {endpoint()} does not answer {what} ({_reason(error)}): check the network, and HF_ENDPOINT if it "

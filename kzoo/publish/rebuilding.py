@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,23 @@ class Rebuilt:
         }
 
 
+@dataclass(frozen=True)
+class Nearness:
+    """How near other bytes must be: only where the machine is of another class, and by the accuracy where it trained."""
+
+    elsewhere: bool
+    trained: bool
+    tolerance: float
+
+    def is_met(self, tensors: Sequence[TensorDifference], accuracy: tuple[float, float] | None) -> bool:
+        """Whether these differences are what another class of machine makes."""
+        if not self.elsewhere or any(one.share is None for one in tensors):
+            return False
+        if self.trained:
+            return accuracy is not None and abs(accuracy[0] - accuracy[1]) <= self.tolerance
+        return all(one.share is not None and one.share <= WEIGHT_TOLERANCE for one in tensors)
+
+
 def rebuild(
     name: RepositoryName,
     out: Path | None,
@@ -105,7 +122,9 @@ def rebuild(
             say(f"it was made with {key} {there}, here it is {here}")
         folder = out or place / "rebuilt"
         run_recipe(recipe, Surroundings(place / "page", zoo, progress=progress), folder)
-        return _compared(repository, name, folder, place / "page", odd, zoo, say, tolerance, kept=out is not None)
+        near = Nearness(bool(odd), recipe.training is not None, tolerance)
+        found = _compared(repository, folder, place / "page", near, lambda: _fetched_weights(repository, zoo, say))
+        return replace(found, odd=odd, folder=out)
 
 
 def _fetched_recipe(repository: Repository, folder: Path) -> Recipe:
@@ -141,36 +160,15 @@ def _odd(recipe: Recipe, file: Path) -> dict[str, tuple[str, str]]:
     return {key: (there[key], here[key]) for key in there if key in here and there[key] != here[key]}
 
 
-def _compared(
-    repository: Repository,
-    name: RepositoryName,
-    folder: Path,
-    page: Path,
-    odd: Mapping[str, tuple[str, str]],
-    zoo: Callable[[], Zoo],
-    say: Callable[[str], None],
-    tolerance: float,
-    kept: bool,
-) -> Rebuilt:
+def _compared(repository: Repository, folder: Path, page: Path, near: Nearness, weights: Callable[[], Path]) -> Rebuilt:
+    """What a rebuilt folder is beside a page; ``weights`` fetches the published ones, which is done only if they differ."""
     rebuilt = weights_sha256([folder / WEIGHTS])
     published = _published_sum(repository)
-    found: list[TensorDifference] = []
     accuracy = _accuracies(page / METRICS, folder / METRICS)
-    if rebuilt == published:
-        verdict = "identical"
-    else:
-        found = _differences(_fetched_weights(repository, name, zoo, say), folder / WEIGHTS)
-        verdict = "equivalent" if odd and _is_near(found, accuracy, tolerance) else "different"
+    tensors = () if rebuilt == published else tuple(_differences(weights(), folder / WEIGHTS))
+    verdict = "identical" if rebuilt == published else "equivalent" if near.is_met(tensors, accuracy) else "different"
     return Rebuilt(
-        repository=repository.id,
-        commit=repository.commit,
-        folder=folder if kept else None,
-        published=published,
-        rebuilt=rebuilt,
-        verdict=verdict,
-        odd=odd,
-        tensors=tuple(found),
-        accuracy=accuracy,
+        repository.id, repository.commit, None, published, rebuilt, verdict, tensors=tensors, accuracy=accuracy
     )
 
 
@@ -183,10 +181,8 @@ def _published_sum(repository: Repository) -> str:
     return content.read[WEIGHTS].sha256
 
 
-def _fetched_weights(
-    repository: Repository, name: RepositoryName, zoo: Callable[[], Zoo], say: Callable[[str], None]
-) -> Path:
-    """The published weights, which are fetched only where they are not what came out."""
+def _fetched_weights(repository: Repository, zoo: Callable[[], Zoo], say: Callable[[str], None]) -> Path:
+    """The published weights, in the client's cache."""
     text = f"{PREFIX}{repository.id}@{repository.commit}"
     pinned = RepositoryName(repository.id, repository.commit)
     folders = lock_folders(zoo())
@@ -228,12 +224,3 @@ def _differences(published: Path, rebuilt: Path) -> list[TensorDifference]:
             most = one.to(wide).abs().max().item()
             found.append(TensorDifference(key, apart, apart / most if most else float("inf")))
     return sorted(found, key=lambda one: (one.share is not None, -(one.share or 0.0), one.name))
-
-
-def _is_near(tensors: list[TensorDifference], accuracy: tuple[float, float] | None, tolerance: float) -> bool:
-    """Whether a result of another class of machine is as near as that allows: by its accuracy, else by its weights."""
-    if any(one.share is None for one in tensors):
-        return False
-    if accuracy is not None:
-        return abs(accuracy[0] - accuracy[1]) <= tolerance
-    return all(one.share is not None and one.share <= WEIGHT_TOLERANCE for one in tensors)

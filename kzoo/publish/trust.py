@@ -65,7 +65,10 @@ def _faults(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 def _source_problem(path: str) -> str | None:
     if path.startswith(PREFIX):
-        revision = parse_wanted(path).name.revision
+        try:
+            revision = parse_wanted(path).name.revision
+        except InputError as error:
+            return str(error)
         pinned = revision is not None and len(revision) == _COMMIT_DIGITS
         return None if pinned else f"{path!r:.120} names no commit, so it may be another network by now"
     if path.startswith("local:") and "/" not in path and "\\" not in path:
