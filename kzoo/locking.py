@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from kzoo.errors import InputError, WorldError
+from kzoo.registry_files import LOCK_FILE
 
 
 @contextmanager
@@ -22,7 +23,7 @@ def locked(directory: Path, timeout: float = 5.0) -> Iterator[None]:
     if directory.exists() and not directory.is_dir():
         raise InputError(f"registry {directory} is a file: give a folder")
     busy = f"registry {directory} is being changed by another kzoo: wait until it is done, then run this again"
-    with held(directory / ".lock", busy, f"registry {directory}", timeout):
+    with held(directory / LOCK_FILE, busy, f"registry {directory}", timeout):
         yield
 
 

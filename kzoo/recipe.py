@@ -33,8 +33,12 @@ class _Section(BaseModel):
 class SourceSection(_Section):
     """A trained network: where its weights are, seen from the recipe's folder, and what they are."""
 
-    path: str = Field(min_length=1, description="A safetensors file or a folder that holds one; or local:NAME, py:...")
+    path: str = Field(
+        min_length=1,
+        description="A safetensors file or a folder that holds one; or local:NAME, hf:user/name@COMMIT, py:...",
+    )
     sha256: str = Field(pattern=_SHA256, description="Of the weights")
+    submodule: str | None = Field(default=None, min_length=1, description="Only this part of the network")
 
 
 class TargetSection(_Section):
@@ -95,6 +99,10 @@ class Recipe(_Section):
         Where files are is none of it, nor what a run adds: threads, versions, fingerprints of images.
         """
         data = self.model_dump(exclude={"versions", "threads"})
+        for source in data["sources"]:
+            # Recipes without it are as old as recipes.
+            if source["submodule"] is None:
+                del source["submodule"]
         for section in (*data["sources"], data["plan"], data["data"], data["recalibrate"]):
             if section is not None:
                 for place in ("path", "root", "fingerprint"):

@@ -10,11 +10,15 @@ from kzoo.errors import InputError
 
 #: What a fault of no single field is about.
 WHOLE = "the file"
+#: What one process at a time holds, while it changes the registry.
+LOCK_FILE = ".lock"
 #: The folder of the locks, a file for each network of the Hub.
 LOCKS = "locks"
 #: The folder of the networks whose layers stand in locks.
 HUB_FOLDER = "hf"
 _LARGEST = 10_000_000
+#: A lock lists every tensor, in fewer bytes than the largest header that is read.
+MOST_LOCK = 30_000_000
 
 
 def family_files(directory: Path) -> list[Path]:
@@ -54,18 +58,18 @@ def visible_files(directory: Path) -> list[Path]:
     return [*(path for path in top if not path.is_dir()), *(path for path in below if not path.name.startswith("."))]
 
 
-def read_bounded_file(path: Path) -> bytes | str:
+def read_bounded_file(path: Path, largest: int = _LARGEST) -> bytes | str:
     """The content of a registry file, or in words why it cannot be had."""
     try:
         # Opening a pipe would wait for whoever writes to it.
         if not stat.S_ISREG(path.stat().st_mode):
             return "is not a file: expected a YAML file, move it away"
         with path.open("rb") as file:
-            content = file.read(_LARGEST + 1)
+            content = file.read(largest + 1)
     except OSError as error:
         return f"cannot be read ({error.strerror}): check its permissions"
-    if len(content) > _LARGEST:
-        return f"is larger than {_LARGEST // 10**6} MB: split it into several families"
+    if len(content) > largest:
+        return f"is larger than {largest // 10**6} MB: split it into several families"
     return content
 
 
@@ -80,7 +84,7 @@ def registry_digest(directory: Path) -> str:
     locks = [directory / LOCKS / f"{path.stem}.json" for path in files if path.parent.name == HUB_FOLDER]
     for path in (*files, *(lock for lock in locks if lock.is_file())):
         digest.update(f"{path.relative_to(directory).as_posix()}\n".encode())
-        content = read_bounded_file(path)
+        content = read_bounded_file(path, MOST_LOCK if path.suffix == ".json" else _LARGEST)
         if isinstance(content, str):
             raise InputError(f"{path}:1: {WHOLE}: {content}")
         digest.update(hashlib.sha256(content).digest())

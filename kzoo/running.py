@@ -79,19 +79,20 @@ class Surroundings:
     zoo: Callable[[], Zoo]
     trust_code: bool = False
     progress: Progress | None = None
-    opened: dict[str, TrainedNetwork] = field(default_factory=dict)
+    opened: dict[tuple[str, str | None], TrainedNetwork] = field(default_factory=dict)
     drawn: dict[DataSection, Task] = field(default_factory=dict)
 
-    def open(self, path: str) -> TrainedNetwork:
-        """A trained network by its path as the recipe has it; it is read once.
+    def open(self, path: str, submodule: str | None = None) -> TrainedNetwork:
+        """A trained network, or a part of it, by its path as the recipe has it; it is read once.
 
         Raises:
             InputError: it is none, or has no weights on this machine.
         """
-        if path not in self.opened:
+        key = (path, submodule)
+        if key not in self.opened:
             place = path if is_no_path(path) else str(self.base / path)
-            self.opened[path] = open_trained(place, self.zoo, self.trust_code)
-        return self.opened[path]
+            self.opened[key] = open_trained(place, self.zoo, self.trust_code, submodule)
+        return self.opened[key]
 
     def data(self, section: DataSection) -> Task:
         """The images of a recipe; they are drawn, or read, once.
@@ -161,7 +162,9 @@ def run_recipe(recipe: Recipe, where: Surroundings, out: Path, force: bool = Fal
 def _spare_sources(recipe: Recipe, where: Surroundings, out: Path) -> None:
     """Refuse to replace the folder that a source lies in: its recipe could never be run again."""
     for source in recipe.sources:
-        if any(shard.resolve().is_relative_to(out.resolve()) for shard in where.open(source.path).shards):
+        if any(
+            shard.resolve().is_relative_to(out.resolve()) for shard in where.open(source.path, source.submodule).shards
+        ):
             raise InputError(f"{out} holds the source {source.path} itself: give another folder for the result")
 
 
@@ -211,7 +214,7 @@ def _initialised(
 
 
 def _checked_source(source: SourceSection, where: Surroundings) -> TrainedNetwork:
-    trained = where.open(source.path)
+    trained = where.open(source.path, source.submodule)
     if trained.sha256 != source.sha256:
         raise CheckFailed(
             f"{source.path} has the sha256 {trained.sha256}, but the recipe was made with {source.sha256}: fetch that file, "
@@ -338,7 +341,7 @@ def _origin(where: Surroundings, recipe: Recipe) -> str:
     source = recipe.sources[0]
     if is_no_path(source.path):
         return source.path
-    file = where.open(source.path).shards[0].resolve()
+    file = where.open(source.path, source.submodule).shards[0].resolve()
     return file.name if file.stem != "model" else f"{file.parent.name}/{file.name}"
 
 
@@ -359,7 +362,7 @@ def rehearse_recipe(recipe: Recipe, where: Surroundings) -> tuple[Plan, Transfer
     parameters = read_parameters(recipe.method, recipe.parameters)
     target = recipe.target
     spec = network_spec(target.model, where.zoo, Options(target.classes, target.in_chans, target.img_size))
-    trained = where.open(recipe.sources[0].path)
+    trained = where.open(recipe.sources[0].path, recipe.sources[0].submodule)
     module = outline(spec, where.zoo, where.trust_code)
     theirs, ours = source_body(trained), module_body(module)
     plan = make_plan(theirs, ours, recipe.method, parameters, (trained.name, str(spec)))

@@ -54,7 +54,8 @@ class TrainedNetwork:
     """A network with weights: what people call it, its architecture, its tensors by the architecture's names.
 
     ``shards`` are the files that hold them, none for a module in memory; ``model`` is the checkpoint of one's own
-    registries, where it is one; ``pinned`` names a network of the Hub at its commit, as ``hf:user/name@COMMIT``.
+    registries, where it is one; ``pinned`` names a network of the Hub at its commit, as ``hf:user/name@COMMIT``;
+    ``submodule`` is the part of the network that this is, where it is not all of it.
     """
 
     name: str
@@ -63,6 +64,7 @@ class TrainedNetwork:
     shards: tuple[Path, ...] = ()
     model: Model | None = None
     pinned: str | None = None
+    submodule: str | None = None
 
     @cached_property
     def sha256(self) -> str:
@@ -78,8 +80,10 @@ class TrainedNetwork:
         return hashlib.sha256(save(contents)).hexdigest()
 
 
-def open_trained(source: str | Path | nn.Module, zoo: Callable[[], Zoo], trust_code: bool = False) -> TrainedNetwork:
-    """A network with weights that are on this machine.
+def open_trained(
+    source: str | Path | nn.Module, zoo: Callable[[], Zoo], trust_code: bool = False, submodule: str | None = None
+) -> TrainedNetwork:
+    """A network with weights that are on this machine, or a part of it: ``submodule``, else what its registry says.
 
     ``source`` is a torch module, a safetensors file or a folder that holds one, ``local:NAME``, the id of a model in a
     registry, ``hf:user/name``, or ``py:package.module:factory`` (with ``trust_code``). What lies on the Hub is fetched.
@@ -97,16 +101,16 @@ def open_trained(source: str | Path | nn.Module, zoo: Callable[[], Zoo], trust_c
     model = _model(text, zoo)
     if model is not None and model.library == LOCAL:
         path = model.entry.index.path.parent / str(model.fields["path"])
-        return _of_file(read_weights_file(path), text, zoo(), model)
+        return _of_file(read_weights_file(path), text, zoo(), model, submodule=submodule)
     if model is None and zoo().named(text) is None and not text.startswith(PREFIX) and looks_like_path(text):
-        return _of_file(read_weights_file(Path(text)), text, zoo())
+        return _of_file(read_weights_file(Path(text)), text, zoo(), submodule=submodule)
     if text.startswith(f"{LOCAL}:") and model is None:
         raise InputError(
             f"no registry here holds {text}: name the folder of its registry (kzoo -C DIR, or KZOO_REGISTRY)"
         )
     fetched = _fetched(text, zoo)
     if fetched is not None:
-        return _of_file(read_weights_file(fetched.path), text, zoo(), model, fetched.lock.pinned)
+        return _of_file(read_weights_file(fetched.path), text, zoo(), model, fetched.lock.pinned, submodule)
     if zoo().named(text) is None:
         raise InputError(
             f"{text!r} names no trained network: expected the path of a safetensors file or of a folder that holds one, "
@@ -150,11 +154,16 @@ def _of_module(module: nn.Module, name: str) -> TrainedNetwork:
 
 
 def _of_file(
-    file: WeightsFile, name: str, zoo: Zoo, model: Model | None = None, pinned: str | None = None
+    file: WeightsFile,
+    name: str,
+    zoo: Zoo,
+    model: Model | None = None,
+    pinned: str | None = None,
+    submodule: str | None = None,
 ) -> TrainedNetwork:
     from safetensors.torch import load_file
 
-    submodule = model.fields.get("submodule") if model else None
+    submodule = submodule or (model.fields.get("submodule") if model else None)
     approximate = file.architecture(submodule)
     exact = claimed_architecture(zoo, approximate, file) if submodule is None else None
     # Of several known networks with these layers any will do: they differ in what has no weights.
@@ -175,4 +184,4 @@ def _of_file(
     for shard in file.shards:
         stored |= load_file(shard)
     tensors = {ours: stored[key] for ours, key in file.names(submodule).items()}
-    return TrainedNetwork(name, architecture, tensors, file.shards, model, pinned)
+    return TrainedNetwork(name, architecture, tensors, file.shards, model, pinned, submodule)

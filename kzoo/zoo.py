@@ -19,7 +19,7 @@ from kzoo.errors import InputError, KzooWarning
 from kzoo.index import Entry, Form, Index, Space
 from kzoo.layers import Architecture, Item
 from kzoo.paths import index_file, registry_directory, registry_layers
-from kzoo.registry_files import LOCKS, family_files, registry_digest, registry_files
+from kzoo.registry_files import LOCK_FILE, LOCKS, family_files, registry_digest, registry_files
 
 SHIPPED = "shipped"
 
@@ -265,8 +265,9 @@ def load_zoo(more: Sequence[Path] = (), new: Path | None = None) -> Zoo:
     for directory in directories:
         if directory == new and not (directory.is_dir() and family_files(directory)):
             continue
-        if not family_files(directory) and (index_file(directory).exists() or (directory / LOCKS).is_dir()):
-            # Its last model was removed, or never was one.
+        made = (index_file(directory), directory / LOCKS, directory / LOCK_FILE)
+        if not family_files(directory) and any(path.exists() for path in made):
+            # Its last model was removed, or there never was one.
             continue
         registry_files(directory)
         try:

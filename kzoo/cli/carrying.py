@@ -69,9 +69,9 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 def transfer(directory: Path | None, /, source: str, target: str, out: Path | None, **options: Any) -> None:
     """Carry the weights of SOURCE into TARGET, and write TARGET as a model folder.
 
-    SOURCE has weights on this machine: a safetensors file, a folder that holds one, local:NAME, or
-    py:package.module:factory. TARGET is timm:NAME, torchvision:NAME, a registry id or py:package.module:factory; it is
-    initialised from --seed first.
+    SOURCE has weights: a safetensors file, a folder that holds one, local:NAME, a network of the Hub, which is fetched
+    (hf:user/name, or a registry id such as timm/resnet18.a1_in1k), or py:package.module:factory. TARGET is timm:NAME,
+    torchvision:NAME, a registry id or py:package.module:factory; it is initialised from --seed first.
     """
     from kzoo.files import require_new
     from kzoo.methods.plan import write_plan
@@ -124,13 +124,13 @@ def _recipe(source: str, target: str, options: dict[str, Any], where: Surroundin
     sizes = {name: options[name] for name in ("classes", "in_chans", "img_size")}
     network_spec(target, where.zoo, Options(**sizes))
     trained = where.open(source)
-    if trained.pinned is not None and (trained.model is None or "submodule" not in trained.model.fields):
+    if trained.pinned is not None:
         source = trained.pinned
     elif trained.model is not None:
         source = trained.model.architecture
     elif not is_no_path(source):
         source = str(Path(source).expanduser())
-    where.opened[source] = trained
+    where.opened[source, trained.submodule] = trained
     plan = options["from_plan"]
     if plan is not None:
         read_plan(plan)
@@ -143,7 +143,7 @@ def _recipe(source: str, target: str, options: dict[str, Any], where: Surroundin
             channels=options["in_chans"] or 3,
         )
     return Recipe(
-        sources=[SourceSection(path=source, sha256=trained.sha256)],
+        sources=[SourceSection(path=source, sha256=trained.sha256, submodule=trained.submodule)],
         target=TargetSection(model=target, seed=options["seed"], **sizes),
         method=method,
         parameters=parameters,

@@ -32,7 +32,7 @@ def pull(directory: Path | None, /, model: str, update: bool, as_json: bool) -> 
 
     own = registry_for_locks(directory)
     zoo = open_zoo_to_fill(directory, own)
-    asked = wanted(model, lambda: zoo)
+    asked = wanted(f"hf:{model}" if "@" in model and not model.startswith("hf:") else model, lambda: zoo)
     if asked is None:
         raise InputError(
             f"{model!r:.120} names no model on the Hub: expected hf:user/name, or a model that 'kzoo list' shows; nearest: "

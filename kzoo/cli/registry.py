@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from kzoo.cli.common import Progress, as_json, hint, next_command, open_zoo_to_fill, print_json
-from kzoo.errors import CheckFailed, InputError
+from kzoo.errors import CheckFailed, InputError, KzooError, WorldError
 
 if TYPE_CHECKING:
+    from kzoo.catalog import Fault
     from kzoo.hub.checking import Finding
+    from kzoo.hub.syncing import HubSync
 
 
 @click.group(epilog="\b\nExamples:\n  kzoo registry check\n  kzoo registry sync timm")
@@ -42,9 +44,11 @@ def registry_check(context: click.Context, folder: Path | None, remote: bool, as
 
     directory = folder or registry_to_change(context.obj)
     found = check_registry(directory)
+    found = found if found.faults else replace(found, faults=_lock_faults(directory))
     counts = {"files": found.files, "architectures": found.architectures, "checkpoints": found.checkpoints}
     said = ", ".join(f"{number:,} {what}" for what, number in counts.items())
-    findings = _remote_findings(directory) if remote and not found.faults else []
+    findings: list[Finding] = []
+    error = _ask_remote(directory, findings) if remote and not found.faults else None
     if as_json:
         faults = [{**asdict(fault), "file": str(fault.file)} for fault in found.faults]
         print_json({**counts, "faults": faults} | ({"remote": [asdict(each) for each in findings]} if remote else {}))
@@ -54,19 +58,35 @@ def registry_check(context: click.Context, folder: Path | None, remote: bool, as
             hint(f"Error: {fault}")
         for each in findings:
             click.echo(f"{each.problem:<8} {each.model}: {each.said}")
-        if remote and not found.faults and not findings:
+        if remote and not found.faults and not findings and error is None:
             click.echo("All of it is on the Hub as the registry says.")
     if found.faults:
         context.exit(InputError.exit_code)
-    if findings:
+    if error is not None:
+        raise error
+    if any(each.problem != "unknown" for each in findings):
         context.exit(CheckFailed.exit_code)
+    if findings:
+        raise WorldError(f"nothing could be learned of {findings[0].model} ({findings[0].said}): try again later")
 
 
-def _remote_findings(directory: Path) -> list[Finding]:
+def _lock_faults(directory: Path) -> list[Fault]:
+    from kzoo.catalog import load_registry
+    from kzoo.hub.entries import lock_faults
+
+    return list(lock_faults(directory, load_registry(directory)))
+
+
+def _ask_remote(directory: Path, findings: list[Finding]) -> KzooError | None:
+    """Ask the Hub; what was found until something failed counts, too."""
     from kzoo.catalog import load_registry
     from kzoo.hub.checking import check_places, places
 
-    return list(check_places(places(load_registry(directory), directory), Progress()))
+    try:
+        findings.extend(check_places(places(load_registry(directory), directory), Progress()))
+    except WorldError as error:
+        return error
+    return None
 
 
 @registry.command("schema", epilog="\b\nExamples:\n  kzoo registry schema > registry-file.schema.json")
@@ -155,14 +175,21 @@ def _sync_hub(
     done = sync_hub(query, directory, zoo, Progress(), dry_run=dry_run, update=update)
     if as_json:
         print_json(sync_data(done))
-        return
+    else:
+        _show_sync(done, dry_run, directory)
+    if done.stopped is not None:
+        raise WorldError(f"{done.stopped}; run this again to go on")
+
+
+def _show_sync(done: HubSync, dry_run: bool, directory: Path) -> None:
     for name in (*done.added, *done.updated):
         click.echo(f"+ {name}" if name in done.added else f"~ {name}")
     for name, reason in done.unreadable.items():
         click.echo(f"- {name}: {reason}")
     told = {
         "unchanged": done.unchanged,
-        "in another registry": done.known,
+        "locked at a revision": done.pinned,
+        "in another registry or file": done.known,
         "changed since they were locked": done.changed,
     }
     more = "".join(f", {len(names)} {what}" for what, names in told.items() if names)

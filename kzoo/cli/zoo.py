@@ -23,7 +23,6 @@ from kzoo.cli.common import (
 from kzoo.errors import InputError
 
 if TYPE_CHECKING:
-    from kzoo.hub.names import Wanted
     from kzoo.zoo import Model, Zoo
 
 _SORTS = {
@@ -215,11 +214,12 @@ def add(
     its commit, sizes and SHA-256 are locked; kzoo pull fetches that. The entry goes to the registry of -C, else to the last
     one of KZOO_REGISTRY, else to your own in the user's configuration folder.
     """
+    from kzoo.hub.names import meant_on_hub
     from kzoo.paths import registry_for_local
 
     directory = registry_for_local(directory)
     details["trained_on"] = list(dict.fromkeys(trained_on))
-    remote = _on_hub(network)
+    remote = meant_on_hub(network)
     lock = None
     if remote is None:
         from kzoo.local import add_model
@@ -245,20 +245,6 @@ def add(
     if lock is not None:
         click.echo(f"locked at {lock.commit}, {lock.size / 1e6:,.1f} MB")
     hint(f"wrote {written}")
-
-
-def _on_hub(network: str) -> Wanted | None:
-    """What on the Hub is to be added; None where a place on this machine is meant."""
-    from kzoo.hub.names import PREFIX, is_repository, parse_wanted
-    from kzoo.readers.files import looks_like_path
-
-    name = network.partition("@")[0]
-    plain = not looks_like_path(network) and name.count("/") == 1 and is_repository(name)
-    return (
-        parse_wanted(network if network.startswith(PREFIX) else f"{PREFIX}{network}")
-        if (plain or network.startswith(PREFIX))
-        else None
-    )
 
 
 @click.command("index", epilog="\b\nExamples:\n  kzoo index\n  kzoo index --check\n  kzoo -C my-registry index")

@@ -9,17 +9,18 @@ from typing import Any
 from urllib.parse import urlencode
 
 from kzoo.catalog import Family
-from kzoo.errors import InputError
-from kzoo.hub.client import exists, get_json, get_pages, patience
+from kzoo.errors import InputError, WorldError
+from kzoo.hub.client import BULK_PATIENCE, PAGE, exists, get_json, get_pages, patience
 from kzoo.hub.locks import Lock, read_lock, registry_locks
 from kzoo.hub.names import RepositoryName, is_repository
-from kzoo.hub.repositories import read_repository
+from kzoo.hub.pull import require_online
+from kzoo.hub.repositories import file_names, read_repository
 from kzoo.processes import Progress
 
 #: From so many entries of one owner on, one listing takes the place of a request for each.
 _MANY = 20
-_PAGE = 1000
-_PATIENCE = 330.0
+#: So many places one after another that do not answer end a check.
+_MOST_FAILURES = 3
 
 
 @dataclass(frozen=True)
@@ -60,22 +61,36 @@ def places(families: Sequence[Family], directory: Path) -> list[Place]:
 
 
 def check_places(wanted: Sequence[Place], progress: Progress) -> Iterator[Finding]:
-    """What is dead, moved, gated or changed.
+    """What is dead, moved, gated or changed; ``unknown`` is a place of which nothing could be learned.
 
     Raises:
-        WorldError: the Hub or another server fails.
+        InputError: ``HF_HUB_OFFLINE`` is set.
+        WorldError: the Hub, or several places one after another, do not answer.
     """
-    with patience(_PATIENCE):
+    require_online("what is on the Hub", "is asked for")
+    failures = 0
+    with patience(BULK_PATIENCE):
         listed = _listings(wanted, progress)
         for number, place in enumerate(wanted):
             progress(f"asking for {place.model}", number / len(wanted))
-            if place.lock is not None:
-                yield from _locked(place, place.lock)
-            elif place.repository is not None:
-                yield from _unlocked(place, listed.get(place.repository))
-            elif place.url is not None and not exists(place.url, place.url):
-                yield Finding(place.model, "dead", f"nothing is at {place.url}")
+            try:
+                yield from _check(place, listed)
+                failures = 0
+            except WorldError as error:
+                yield Finding(place.model, "unknown", str(error))
+                failures += 1
+                if failures == _MOST_FAILURES:
+                    raise
         progress("asking", 1.0)
+
+
+def _check(place: Place, listed: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
+    if place.lock is not None:
+        yield from _locked(place, place.lock)
+    elif place.repository is not None:
+        yield from _unlocked(place, listed.get(place.repository))
+    elif place.url is not None and not exists(place.url):
+        yield Finding(place.model, "dead", f"nothing is at {place.url}")
 
 
 def _listings(wanted: Sequence[Place], progress: Progress) -> dict[str, Mapping[str, Any]]:
@@ -88,7 +103,7 @@ def _listings(wanted: Sequence[Place], progress: Progress) -> dict[str, Mapping[
     found: dict[str, Mapping[str, Any]] = {}
     for owner in (owner for owner, count in counts.items() if count >= _MANY):
         progress(f"listing {owner}", 0.0)
-        query = urlencode({"author": owner, "limit": _PAGE, "full": "true"})
+        query = urlencode({"author": owner, "limit": PAGE, "full": "true"})
         for item in get_pages(f"/api/models?{query}", f"the list of models of {owner}"):
             if isinstance(item, dict) and isinstance(item.get("id"), str):
                 found[item["id"]] = item
@@ -109,8 +124,7 @@ def _unlocked(place: Place, listed: Mapping[str, Any] | None) -> Iterator[Findin
     yield from _moved(place, str(told.get("id", repository)))
     if told.get("gated"):
         yield _gated(place)
-    siblings = told.get("siblings")
-    names = [each.get("rfilename") for each in siblings if isinstance(each, dict)] if isinstance(siblings, list) else []
+    names = file_names(told)
     if place.filename is not None and names and place.filename not in names:
         yield Finding(place.model, "dead", f"{repository} has no file {place.filename} any more")
 
@@ -126,22 +140,29 @@ def _locked(place: Place, lock: Lock) -> Iterator[Finding]:
         yield _gated(place)
     if now.commit == lock.commit:
         return
-    gone = _is_gone(now.id, lock.commit)
-    others = [
-        file.name
-        for file in lock.files
-        if file.name not in now.files or now.files[file.name].sha256 not in (None, file.sha256)
-    ]
+    lost = [file.name for file in lock.files if file.name not in now.files]
+    others = [name for name in _large(lock) if name in now.files and now.files[name].sha256 != _large(lock)[name]]
     what = (
         f"{', '.join(others)} {'is' if len(others) == 1 else 'are'} another" if others else "its weights are the same"
     )
     if now.license != lock.license:
         what += f", license {lock.license or 'unknown'} -> {now.license or 'unknown'}"
-    moved = f"{lock.commit[:12]} -> {now.commit[:12]}: {what}"
-    if gone:
-        yield Finding(place.model, "dead", f"its locked commit is gone, {moved}; 'kzoo pull {place.model} --update'")
+    moved = f"{lock.commit[:12]} -> {now.commit[:12]}: "
+    if _is_gone(now.id, lock.commit):
+        yield Finding(
+            place.model, "dead", f"its locked commit is gone, {moved}{what}; 'kzoo pull {place.model} --update'"
+        )
+    elif lost:
+        yield Finding(
+            place.model, "dead", f"{moved}it has no {', '.join(lost)} any more; what is locked can still be pulled"
+        )
     else:
-        yield Finding(place.model, "changed", f"{moved}; 'kzoo pull {place.model} --update' moves the lock")
+        yield Finding(place.model, "changed", f"{moved}{what}; 'kzoo pull {place.model} --update' moves the lock")
+
+
+def _large(lock: Lock) -> dict[str, str]:
+    """The digests of a lock's weights; of small files the Hub says another kind of digest."""
+    return {file.name: file.sha256 for file in lock.files if file.name.endswith(".safetensors")}
 
 
 def _is_gone(repository: str, commit: str) -> bool:

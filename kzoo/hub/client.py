@@ -35,13 +35,18 @@ TRIES = 3
 MOST_WAIT = 60.0
 _PATIENCE = ContextVar("_PATIENCE", default=MOST_WAIT)
 MOST_JSON = 50_000_000
+#: For many requests one after another: the Hub counts them in windows of five minutes.
+BULK_PATIENCE = 330.0
+#: Items of a page of a listing.
+PAGE = 1000
 #: The digest that the Hub says of a large file when it is asked for it.
 LINKED = "x-linked-etag"
-_TIMEOUT = httpx.Timeout(10.0, connect=2.0)
+_TIMEOUT = httpx.Timeout(8.0, connect=2.0)
+#: A server that sends less than so many bytes a second counts as silent, after some time to begin with.
+_LEAST_RATE, _GRACE = 2_000, 20.0
 _FIRST_WAIT = 0.5
 _AGAIN = (429, 500, 502, 503, 504)
-_CHUNK = 65_536
-_TOKEN = re.compile(r"hf_[A-Za-z0-9]{6,}|(?<=Bearer )\S+")
+_TOKEN = re.compile(r"hf_[A-Za-z0-9]{6,}|(?<=Bearer )\S+|(?<=//)[^/@\s]+(?=@)")
 
 
 class Missing(InputError):
@@ -66,8 +71,13 @@ _quota = _Quota()
 
 
 def endpoint() -> str:
-    """The Hub that is asked: ``HF_ENDPOINT``, or the real one."""
+    """The address of the Hub that is asked: ``HF_ENDPOINT``, or the real one."""
     return constants.ENDPOINT
+
+
+def hub() -> str:
+    """The Hub as sentences call it: its address without a user or a password."""
+    return re.sub(r"//[^/@]*@", "//", endpoint())
 
 
 def get_json(path: str, what: str) -> tuple[Any, Mapping[str, str]]:
@@ -85,7 +95,7 @@ def get_json(path: str, what: str) -> tuple[Any, Mapping[str, str]]:
             # Half an answer, perhaps.
             if number < TRIES - 1:
                 time.sleep(_FIRST_WAIT)
-    raise WorldError(f"the Hub at {endpoint()} answered no JSON for {what}: is it a Hub? Try again")
+    raise WorldError(f"the Hub at {hub()} answered no JSON for {what}: is it a Hub? Try again")
 
 
 def get_pages(path: str, what: str) -> Iterator[Any]:
@@ -98,7 +108,7 @@ def get_pages(path: str, what: str) -> Iterator[Any]:
     while next_path is not None:
         items, headers = get_json(next_path, what)
         if not isinstance(items, list):
-            raise WorldError(f"the Hub at {endpoint()} answered no list for {what}: is it a Hub? Try again")
+            raise WorldError(f"the Hub at {hub()} answered no list for {what}: is it a Hub? Try again")
         yield from items
         next_path = _next_page(headers.get("link", ""), next_path)
 
@@ -111,16 +121,18 @@ def _next_page(link: str, path: str) -> str | None:
     return below if below.startswith("/") and below != path else None
 
 
-def exists(url: str, what: str) -> bool:
+def exists(url: str) -> bool:
     """Whether something is at an address outside the Hub; no token goes there.
 
     Raises:
-        WorldError: its server does not answer, or is busy.
+        WorldError: its server does not answer, or does not say.
     """
-    with hub_errors(what):
+    try:
         status = get_session().head(url, follow_redirects=True, timeout=_TIMEOUT).status_code
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise WorldError(f"{url} does not answer ({_reason(error)})") from None
     if status >= 400 and status not in (404, 410):
-        raise WorldError(f"{url} answers with status {status}: try again later")
+        raise WorldError(f"{url} answers with status {status}")
     return status < 400
 
 
@@ -169,11 +181,14 @@ def _once(url: str, headers: Mapping[str, str], first: int | None, most: int) ->
             # The error's sentence is in the body.
             response.read()
         hf_raise_for_status(response)
-        content = bytearray()
+        content, began = bytearray(), time.monotonic()
         # A server that ignores a range sends all from the first byte.
         skip = first if first and response.status_code == 200 else 0
-        for chunk in response.iter_bytes(_CHUNK):
+        # In pieces as they come, for a large one could take its time.
+        for chunk in response.iter_bytes():
             content += chunk
+            if time.monotonic() - began > _GRACE + len(content) / _LEAST_RATE:
+                raise httpx.ReadTimeout("it sends next to nothing")
             if len(content) >= skip + most + 1:
                 break
         if first is None and len(content) > most:
@@ -204,7 +219,7 @@ def _reset(headers: Mapping[str, str]) -> float | None:
 
 def _require_patience(seconds: float | None, what: str) -> None:
     if seconds is not None and seconds > _PATIENCE.get():
-        raise WorldError(f"the Hub at {endpoint()} asks to wait for {seconds:.0f} s before {what}: try again then")
+        raise WorldError(f"the Hub at {hub()} asks to wait for {seconds:.0f} s before {what}: try again then")
 
 
 def _await_quota(what: str) -> None:
@@ -220,13 +235,14 @@ def _wait(error: Exception, number: int, what: str) -> None:
     """Wait before the next try, or say that there is none."""
     asked = error.seconds if isinstance(error, _Busy) else None
     _require_patience(asked, what)
-    if number == TRIES - 1:
+    # Whoever was silent for so long will be again.
+    if number == TRIES - 1 or isinstance(error, httpx.TimeoutException):
         if isinstance(error, _Busy):
             raise WorldError(
-                f"the Hub at {endpoint()} has answered {what} with {error} {TRIES} times: try again later"
+                f"the Hub at {hub()} has answered {what} with {error} {TRIES} times: try again later"
             ) from None
         raise WorldError(
-            f"the Hub at {endpoint()} does not answer {what} ({_reason(error)}): check the network, and HF_ENDPOINT if it "
+            f"the Hub at {hub()} does not answer {what} ({_reason(error)}): check the network, and HF_ENDPOINT if it "
             "is set"
         ) from None
     time.sleep(_FIRST_WAIT * 2**number if asked is None else asked)
@@ -245,12 +261,10 @@ def hub_errors(what: str) -> Iterator[None]:
     except KzooError:
         raise
     except OfflineModeIsEnabled:
-        raise WorldError(
-            f"{what} is not in the client's cache, and HF_HUB_OFFLINE is set: unset it to ask the Hub"
-        ) from None
+        raise InputError(f"{what} needs the Hub, and HF_HUB_OFFLINE is set: unset it") from None
     except GatedRepoError:
         raise InputError(
-            f"{what} is gated: accept its terms on its page at {endpoint()}, and log in (hf auth login, or HF_TOKEN)"
+            f"{what} is gated: accept its terms on its page at {hub()}, and log in (hf auth login, or HF_TOKEN)"
         ) from None
     except RevisionNotFoundError:
         raise InputError(f"{what}: there is no such revision; expected a branch, a tag or a commit") from None
@@ -261,22 +275,22 @@ def hub_errors(what: str) -> Iterator[None]:
                 "(hf auth login, or HF_TOKEN)"
             ) from None
         raise Missing(
-            f"{what} is not on the Hub at {endpoint()}, or is private: check the name, or log in (hf auth login, HF_TOKEN)"
+            f"{what} is not on the Hub at {hub()}, or is private: check the name, or log in (hf auth login, HF_TOKEN)"
         ) from None
     except DisabledRepoError:
         raise InputError(f"{what} has been disabled by the Hub: choose another model") from None
     except EntryNotFoundError:
-        raise InputError(f"{what} is not on the Hub at {endpoint()}: check the name of the file") from None
+        raise InputError(f"{what} is not on the Hub at {hub()}: check the name of the file") from None
     except HFValidationError as error:
         raise InputError(f"{what} is no name of a repository ({_reason(error)}): expected user/name") from None
     except HfHubHTTPError as error:
         raise _http_error(error, what) from None
     except (json.JSONDecodeError, KeyError):
         # The client takes an answer apart that is none.
-        raise WorldError(f"the Hub at {endpoint()} answered nonsense for {what}: is it a Hub? Try again") from None
+        raise WorldError(f"the Hub at {hub()} answered nonsense for {what}: is it a Hub? Try again") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise WorldError(
-            f"the Hub at {endpoint()} does not answer {what} ({_reason(error)}): check the network, and HF_ENDPOINT if it "
+            f"the Hub at {hub()} does not answer {what} ({_reason(error)}): check the network, and HF_ENDPOINT if it "
             "is set"
         ) from None
 
@@ -285,14 +299,12 @@ def _http_error(error: HfHubHTTPError, what: str) -> KzooError:
     status = error.response.status_code
     if status in (401, 403):
         return InputError(
-            f"the Hub at {endpoint()} refuses {what} (status {status}): log in with a token that may read it (hf auth login, "
+            f"the Hub at {hub()} refuses {what} (status {status}): log in with a token that may read it (hf auth login, "
             "or HF_TOKEN)"
         )
     if status == 404:
-        return InputError(f"{what} is not on the Hub at {endpoint()}: check the name")
-    return WorldError(
-        f"the Hub at {endpoint()} answered {what} with status {status} ({_reason(error)}): try again later"
-    )
+        return InputError(f"{what} is not on the Hub at {hub()}: check the name")
+    return WorldError(f"the Hub at {hub()} answered {what} with status {status} ({_reason(error)}): try again later")
 
 
 def _reason(error: Exception) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kzoo.errors import InputError, WorldError
-from kzoo.hub.client import LINKED, endpoint, get_bytes
+from kzoo.errors import InputError, KzooWarning, WorldError
+from kzoo.hub.client import LINKED, get_bytes, hub
 from kzoo.hub.locks import Lock, LockedFile, network_of
 from kzoo.hub.names import PREFIX, is_plain_name
 from kzoo.hub.repositories import RemoteFile, Repository, file_url, git_oid
-from kzoo.readers.files import MOST_CONFIG, PICKLES, SHARDED, WHOLE, WeightsFile, config_claims
+from kzoo.licenses import OTHER, UNKNOWN, is_known_license
+from kzoo.readers.files import MOST_CONFIG, PICKLES, SHARDED, WHOLE, WeightsFile, config_claims, is_shard
 from kzoo.readers.safetensors import MOST_HEADER, Tensor, joined_shards, parse_header, shard_table
 
 _CONFIG = "config.json"
@@ -24,6 +26,9 @@ _MOST_PLAIN = 20_000_000
 #: Nearly every header is shorter, so that one request is enough; what comes with it of the weights is not much.
 _FIRST = 65_536
 #: What timm looks for, in this order, before any other file.
+_DATASET = "dataset:"
+#: Where people look at what is on the Hub, whatever mirror answers.
+_PAGES = "https://huggingface.co"
 _USUAL = (WHOLE, SHARDED, "open_clip_model.safetensors")
 Claims = tuple[tuple[str, ...], int | None, tuple[int, ...] | None]
 
@@ -44,6 +49,7 @@ class RemoteNetwork:
             asked=asked,
             commit=self.repository.commit,
             license=self.repository.license,
+            told=told_by_page(self.repository),
             files=self.files,
             network=network_of(self.weights),
         )
@@ -71,7 +77,7 @@ def read_network(repository: Repository, filename: str | None = None) -> RemoteN
     config = beside + _CONFIG
     claims: Claims = ((), None, None)
     if config in repository.files:
-        claims = config_claims(content.whole(config, MOST_CONFIG), f"{PREFIX}{repository.id}/{config}")
+        claims = _claims(content.whole(config, MOST_CONFIG), f"{PREFIX}{repository.id}/{config}")
     return RemoteNetwork(repository, WeightsFile(Path(where), tensors, (), *claims), tuple(content.read.values()))
 
 
@@ -81,7 +87,7 @@ def choose_weights(repository: Repository, filename: str | None = None) -> str:
     Raises:
         InputError: there is none that is read, several, or not the one that was named.
     """
-    names = sorted(name for name in repository.files if is_plain_name(name))
+    names = sorted(name for name in repository.files if is_plain_name(name) and not is_shard(name))
     if filename is not None:
         if filename not in names:
             near = ", ".join(name for name in names if name.endswith((_SUFFIX, SHARDED))) or "none"
@@ -110,6 +116,31 @@ def choose_weights(repository: Repository, filename: str | None = None) -> str:
         else ": choose a repository with a model.safetensors"
     )
     raise InputError(f"{PREFIX}{repository.id} holds no safetensors file{way_out}")
+
+
+def _claims(content: bytes, where: str) -> Claims:
+    try:
+        return config_claims(content, where)
+    except InputError as error:
+        # It is somebody else's, and the tensors tell enough without it.
+        warnings.warn(f"{error}; the architecture is approximate", KzooWarning, stacklevel=4)
+        return (), None, None
+
+
+def told_by_page(repository: Repository) -> dict[str, str | list[str]]:
+    """Fields of a registry's entry as a repository's page tells them: the license and the data sets."""
+    license, told = repository.license, {}
+    if license is not None and license != UNKNOWN:
+        known = license != OTHER and is_known_license(license)
+        name = repository.license_name or (license if license != OTHER else "as its page says")
+        link = repository.license_link or ""
+        page = f"{_PAGES}/{repository.id}"
+        absolute = link if link.startswith(("https://", "http://")) else f"{page}/blob/main/{link}" if link else page
+        told = {"license": license} if known else {
+            "license": OTHER, "license_name": name, "license_link": absolute,
+        }  # fmt: skip
+    data = [tag.removeprefix(_DATASET) for tag in repository.tags if tag.startswith(_DATASET)]
+    return {**told, **({"trained_on": named} if (named := [name for name in data if name]) else {})}
 
 
 class Content:
@@ -143,7 +174,7 @@ class Content:
         begin, headers = get_bytes(url, where, first=0, most=min(_FIRST, file.size), exactly=True)
         linked = headers.get(LINKED, "").strip('"')
         if file.sha256 is None or linked not in ("", file.sha256):
-            raise WorldError(f"the Hub at {endpoint()} says two different sha256 of {where}: try again later")
+            raise WorldError(f"the Hub at {hub()} says two different sha256 of {where}: try again later")
 
         def rest(first: int, count: int) -> bytes:
             return get_bytes(url, where, first=first, most=count, exactly=True)[0]

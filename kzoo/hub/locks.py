@@ -20,12 +20,13 @@ from kzoo.hub.names import PREFIX, is_plain_name, is_repository
 from kzoo.layers import MOST_SIZE
 from kzoo.readers.files import WHOLE, WeightsFile
 from kzoo.readers.safetensors import Tensor
-from kzoo.registry_files import LOCKS
+from kzoo.registry_files import LOCKS, MOST_LOCK
 
 COMMIT = r"^[0-9a-f]{40}$"
 _SHA256 = r"^[0-9a-f]{64}$"
 # A name of a file on the disk has at most 255 bytes.
 _LONGEST_STEM = 200
+_HEAD = 4096
 
 
 class _Part(BaseModel):
@@ -53,7 +54,8 @@ class Lock(_Part):
     """A network in a repository at a commit; the first file is the one to open.
 
     ``name`` is the network as a registry or people name it, and ``repository`` what the Hub calls its place, which differs
-    where it was renamed; ``asked`` is the revision that led to the commit.
+    where it was renamed; ``asked`` is the revision that led to the commit. ``told`` are fields of an entry as its page told
+    them then.
     """
 
     name: str = Field(min_length=1)
@@ -61,6 +63,7 @@ class Lock(_Part):
     asked: str | None = None
     commit: str = Field(pattern=COMMIT)
     license: str | None = None
+    told: dict[str, str | list[str]] = {}
     files: tuple[LockedFile, ...] = Field(min_length=1, strict=False)
     network: Network
 
@@ -106,11 +109,11 @@ def _tensor(text: str, name: str) -> Tensor:
 
 
 def stem(name: str) -> str:
-    """The name of a lock's file without its suffix; that of an endless name ends in a digest."""
+    """The name of a lock's file without its suffix; that of an endless or an ambiguous name ends in a digest."""
     text = name.replace("/", "--")
-    if len(text.encode()) <= _LONGEST_STEM:
+    if len(text.encode()) <= _LONGEST_STEM and "--" not in name:
         return text
-    return f"{text.encode()[:120].decode(errors='ignore')}--{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+    return f"{text.encode()[:120].decode(errors='ignore')}--{hashlib.sha256(name.encode()).hexdigest()[:32]}"
 
 
 def lock_file(registry: Path, name: str) -> Path:
@@ -150,8 +153,23 @@ def registry_locks(registry: Path) -> list[Lock]:
     return sorted((_read(path) for path in (registry / LOCKS).glob("*.json")), key=lambda lock: lock.name)
 
 
+def lock_of_commit(registries: Iterable[Path], repository: str, commit: str) -> Lock | None:
+    """A lock of a repository at a commit, whatever its name.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    for path in (path for registry in registries for path in sorted((registry / LOCKS).glob("*.json"))):
+        # All begins with the names, so that most files need not be read.
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+        if commit.encode() in head and (lock := _read(path)).repository == repository:
+            return lock
+    return None
+
+
 def _read(path: Path, name: str | None = None) -> Lock:
-    lock = read_json(path, "a lock").validated(Lock)
+    lock = read_json(path, "a lock", MOST_LOCK).validated(Lock)
     # Names of files and of repositories lead to places on the disk.
     sound = is_repository(lock.repository) and all(is_plain_name(file.name) for file in lock.files)
     if lock.name != (name or lock.name) or path.stem != stem(lock.name) or not sound:
@@ -160,8 +178,15 @@ def _read(path: Path, name: str | None = None) -> Lock:
 
 
 def lock_text(lock: Lock) -> str:
-    """A lock as it is written."""
-    return lock.model_dump_json(indent=2) + "\n"
+    """A lock as it is written.
+
+    Raises:
+        InputError: it is larger than what is read.
+    """
+    text = lock.model_dump_json(indent=2) + "\n"
+    if len(text.encode()) > MOST_LOCK:
+        raise InputError(f"{PREFIX}{lock.name} has more tensors than kzoo keeps: name a smaller file of it")
+    return text
 
 
 def write_lock(registry: Path, lock: Lock) -> Path:

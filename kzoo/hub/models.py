@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kzoo.errors import KzooWarning
+from kzoo.entries import require_writable
+from kzoo.errors import InputError, KzooWarning
 from kzoo.hub.entries import write_moved
-from kzoo.hub.locks import Lock, find_lock, network_of
-from kzoo.hub.names import PREFIX, RepositoryName, Wanted, parse_wanted
+from kzoo.hub.locks import COMMIT, Lock, find_lock, lock_of_commit, network_of
+from kzoo.hub.names import PREFIX, RepositoryName, Wanted, is_repository, parse_wanted
 from kzoo.paths import own_registry
+from kzoo.processes import Progress
 from kzoo.readers.files import WeightsFile, read_weights_file
 from kzoo.zoo import Model, Zoo
 
 if TYPE_CHECKING:
     from kzoo.hub.headers import RemoteNetwork
-
-Progress = Callable[[str, float], None]
 
 
 def warn(text: str) -> None:
@@ -39,6 +40,8 @@ def wanted(text: str, zoo: Callable[[], Zoo]) -> Wanted | None:
     if model is None or not on_hub(model):
         return parse_wanted(text) if text.startswith(PREFIX) else None
     name = RepositoryName(str(model.fields.get("hub") or model.id))
+    if not is_repository(name.id):
+        raise InputError(f"the entry of {model.id} names no repository ({name.id!r:.80}): correct its 'hub'")
     return Wanted(text, name, model.fields.get("filename"), model.id)
 
 
@@ -72,11 +75,15 @@ def find(asked: Wanted, registries: Sequence[Path]) -> tuple[Path, Lock] | None:
         InputError: it is damaged.
     """
     name = asked.name
-    for key in dict.fromkeys([asked.key, f"{name.id}/{asked.filename}", name.id]):
+    with_file = [f"{name.id}/{asked.filename}"] if asked.filename is not None else []
+    for key in dict.fromkeys([asked.key, *with_file, name.id]):
         found = find_lock(registries, key)
         if found is not None and (key == asked.key or _means(found[1], asked)):
             return found
-    return None
+    # A repository that was renamed is locked under the name that it had.
+    pinned = name.revision is not None and re.fullmatch(COMMIT, name.revision)
+    lock = lock_of_commit(registries, name.id, str(name.revision)) if pinned else None
+    return (registries[-1], lock) if lock is not None and _means(lock, asked) else None
 
 
 def _means(lock: Lock, asked: Wanted) -> bool:
@@ -148,6 +155,9 @@ class Fetcher:
         from kzoo.hub.pull import missing_files, pull, require_online
 
         registry, before = find(asked, self.registries) or (self.own, None)
+        if before is None or update:
+            # Whatever is fetched must be locked.
+            require_writable(registry)
         lock = self._resolved(asked, before) if before is None or update else before
         missing = missing_files(lock)
         if missing:
@@ -161,7 +171,7 @@ class Fetcher:
         # Headers that came alone were not held against any digest; the file was.
         lock = lock.model_copy(update={"network": network_of(read_weights_file(pulled.path))})
         if lock != before:
-            write_moved(registry, lock, self.progress)
+            write_moved(registry, before, lock, self.progress)
         return Fetched(lock, before, pulled.path, pulled.fetched)
 
     def _resolved(self, asked: Wanted, before: Lock | None) -> Lock:

@@ -6,8 +6,11 @@ import re
 from dataclasses import dataclass
 
 from kzoo.errors import InputError
+from kzoo.readers.files import looks_like_path
+from kzoo.readers.libraries import LIBRARIES
 
 PREFIX = "hf:"
+_PAGES = ("https://huggingface.co/", "https://hf.co/")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?", re.ASCII)
 _LONGEST_REVISION = 200
 _LONGEST_PART, _LONGEST_NAME = 255, 1000
@@ -63,6 +66,26 @@ def parse_wanted(text: str) -> Wanted:
     if len(parts) > 2 and not is_plain_name(filename):
         raise InputError(f"{text!r:.120} names no file of a repository: expected hf:user/name/FILE.safetensors")
     return Wanted(text, name, filename or None, key)
+
+
+def meant_on_hub(text: str) -> Wanted | None:
+    """What on the Hub is to be added; None where a place on this machine is meant.
+
+    ``user/name[@revision]`` is on the Hub unless there is such a file; so is the address of its page.
+
+    Raises:
+        InputError: it begins with ``hf:`` and has no such form, or names an architecture.
+    """
+    for page in _PAGES:
+        if text.startswith(page):
+            return parse_wanted(PREFIX + text.removeprefix(page).strip("/"))
+    if text.startswith(PREFIX):
+        return parse_wanted(text)
+    library, colon, _ = text.partition(":")
+    if colon and library in LIBRARIES:
+        raise InputError(f"{text!r:.120} names an architecture, not weights: expected a path, or user/name on the Hub")
+    plain = text.partition("@")[0].count("/") == 1 and is_repository(text.partition("@")[0])
+    return parse_wanted(PREFIX + text) if plain and not looks_like_path(text) else None
 
 
 def is_repository(name: str) -> bool:

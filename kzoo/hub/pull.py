@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,14 +12,16 @@ from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import disable_progress_bars
+from huggingface_hub.utils.logging import set_verbosity
 
 from kzoo.errors import InputError, WorldError
 from kzoo.hashing import weights_sha256
-from kzoo.hub.client import endpoint, get_json, hub_errors
+from kzoo.hub.client import hub, hub_errors
 from kzoo.hub.locks import Lock, LockedFile
-from kzoo.hub.names import PREFIX
+from kzoo.hub.names import PREFIX, RepositoryName
+from kzoo.hub.repositories import read_repository
+from kzoo.processes import Progress
 
-Progress = Callable[[str, float], None]
 #: So many times a file is fetched before its content counts as wrong.
 _TRIES = 2
 #: Beside the files themselves; a disk that is filled to its last byte fails elsewhere.
@@ -53,7 +56,7 @@ def pull(lock: Lock, missing: Sequence[LockedFile], progress: Progress) -> Pulle
     if missing:
         _require_space(lock, sum(file.size for file in missing))
         # The client asks a Hub that is dead for half a minute; this is said within seconds.
-        get_json(f"/api/models/{lock.repository}/revision/{lock.commit}", f"{lock.repository}@{lock.commit}")
+        _require_there(lock, missing)
     for done, file in enumerate(missing):
         progress(f"fetching {file.name}", done / len(missing))
         _fetch(lock, file)
@@ -62,6 +65,26 @@ def pull(lock: Lock, missing: Sequence[LockedFile], progress: Progress) -> Pulle
     if path is None:
         raise WorldError(f"{PREFIX}{lock.repository} was fetched, but is gone from the cache again: pull it once more")
     return Pulled(lock, path, sum(file.size for file in missing))
+
+
+def _require_there(lock: Lock, missing: Sequence[LockedFile]) -> None:
+    """Refuse what the Hub no longer has, or calls another, before the cache is touched."""
+    what = f"{PREFIX}{lock.repository}"
+    try:
+        there = read_repository(RepositoryName(lock.repository, lock.commit)).files
+    except InputError as error:
+        raise InputError(f"{error} (it is locked at {lock.commit[:12]}; --update takes what is there now)") from None
+    for file in missing:
+        now = there.get(file.name)
+        if now is None:
+            raise InputError(
+                f"{what} no longer has {file.name} at {lock.commit[:12]}: 'kzoo pull --update' takes what is there"
+            )
+        if now.size != file.size or now.sha256 not in (None, file.sha256):
+            raise WorldError(
+                f"the Hub at {hub()} calls {what}/{file.name} another file than is locked: if you trust it, take it with "
+                "'kzoo pull --update'"
+            )
 
 
 def _held(lock: Lock, file: LockedFile) -> Path | None:
@@ -79,9 +102,14 @@ def _fetch(lock: Lock, file: LockedFile) -> None:
     """Bring a file into the cache; nothing else than what is locked stays there."""
     what = f"{PREFIX}{lock.repository}/{file.name}"
     disable_progress_bars()
+    # What goes wrong is said below.
+    set_verbosity(logging.ERROR)
     for _ in range(_TRIES):
+        held = _held(lock, file)
+        if held is not None and _is(held, file):
+            return  # somebody else has fetched it meanwhile
         # What is there and is wrong would be taken for the file.
-        _drop(_held(lock, file))
+        _drop(held)
         with hub_errors(what):
             try:
                 path = Path(hf_hub_download(lock.repository, file.name, revision=lock.commit))
@@ -94,7 +122,7 @@ def _fetch(lock: Lock, file: LockedFile) -> None:
         _drop(_storage(lock) / "refs" / lock.commit)
     raise WorldError(
         f"{what} has come twice with another content than is locked (sha256 {file.sha256[:12]}...): nothing is kept of it; try "
-        f"again later, tell its owner, or, if you trust the Hub at {endpoint()}, move the lock with 'kzoo pull --update'"
+        f"again later, tell its owner, or, if you trust the Hub at {hub()}, move the lock with 'kzoo pull --update'"
     )
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from urllib.parse import quote
 
 from kzoo.errors import WorldError
-from kzoo.hub.client import endpoint, get_json
-from kzoo.hub.names import RepositoryName
+from kzoo.hub.client import endpoint, get_json, hub
+from kzoo.hub.names import RepositoryName, is_repository
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -58,7 +58,7 @@ def read_repository(name: RepositoryName) -> Repository:
         return _repository(name, data)
     except (KeyError, TypeError, ValueError) as error:
         raise WorldError(
-            f"the Hub at {endpoint()} answered something else than a repository for {name} ({error!s:.100}): try again"
+            f"the Hub at {hub()} answered something else than a repository for {name} ({error!s:.100}): try again"
         ) from None
 
 
@@ -74,10 +74,13 @@ def _repository(name: RepositoryName, data: Any) -> Repository:
     files = [_file(sibling) for sibling in siblings]
     card = data.get("cardData")
     card = card if isinstance(card, dict) else {}
-    tags = tuple(str(tag) for tag in data.get("tags") or ())
-    license = next((tag.removeprefix("license:") for tag in tags if tag.startswith("license:")), None)
+    tags = tuple(tag for tag in map(_line, data.get("tags") or ()) if tag is not None)
+    license = next((tag.removeprefix("license:") for tag in tags if tag.startswith("license:")), None) or None
+    found = data.get("id", name.id)
+    if not (isinstance(found, str) and is_repository(found)):
+        raise ValueError("no id")
     return Repository(
-        id=str(data.get("id", name.id)),
+        id=found,
         asked=name.id,
         commit=commit,
         files={file.name: file for file in files},
@@ -107,6 +110,13 @@ def _file(sibling: Any) -> RemoteFile:
         sha256 if isinstance(sha256, str) and _SHA256.fullmatch(sha256) else None,
         oid if isinstance(oid, str) and _COMMIT.fullmatch(oid) else None,
     )
+
+
+def file_names(data: Any) -> list[str]:
+    """The names of a repository's files in what the Hub says of it, also in a listing."""
+    siblings = data.get("siblings") if isinstance(data, dict) else None
+    names = (each.get("rfilename") for each in siblings if isinstance(each, dict)) if isinstance(siblings, list) else ()
+    return [name for name in names if isinstance(name, str)]
 
 
 def file_url(repository: Repository, file: str) -> str:

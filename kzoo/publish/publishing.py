@@ -16,7 +16,7 @@ from huggingface_hub.utils import disable_progress_bars, get_token, httpx
 import kzoo
 from kzoo.errors import InputError, KzooError, WorldError
 from kzoo.hashing import weights_sha256
-from kzoo.hub.client import TRIES, Missing, endpoint, get_json, hub_errors
+from kzoo.hub.client import TRIES, Missing, get_json, hub, hub_errors
 from kzoo.hub.names import PREFIX, RepositoryName
 from kzoo.hub.repositories import RemoteFile, Repository, git_oid, read_repository
 from kzoo.publish.page import FILES, Page
@@ -170,7 +170,7 @@ def _send(page: Page, before: Repository, options: Options) -> tuple[str, str | 
         )
     except HfHubHTTPError as error:
         if error.response.status_code in (*_AGAIN, *_CONFLICT):
-            raise WorldError(f"the Hub at {endpoint()} answered with status {error.response.status_code}") from None
+            raise WorldError(f"the Hub at {hub()} answered with status {error.response.status_code}") from None
         raise
     except (httpx.HTTPError, OSError, RuntimeError) as error:
         # What uploads says what went wrong in the error behind.
@@ -178,7 +178,7 @@ def _send(page: Page, before: Repository, options: Options) -> tuple[str, str | 
         if isinstance(behind, HfHubHTTPError) and behind.response.status_code not in _AGAIN:
             raise behind from None
         reason = " ".join(str(behind).split())
-        raise WorldError(f"the files cannot be sent to {endpoint()} ({_without_token(reason):.200})") from None
+        raise WorldError(f"the files cannot be sent to {hub()} ({_without_token(reason):.200})") from None
     return info.oid, info.pr_url
 
 
@@ -212,7 +212,7 @@ def _open_request(name: str, page: Page) -> str | None:
         except KzooError:
             continue
         if _same(page, there):
-            return f"{endpoint()}/{name}/discussions/{request.get('num')}"
+            return f"{hub()}/{name}/discussions/{request.get('num')}"
     return None
 
 
@@ -223,7 +223,7 @@ def _done(before: Repository, options: Options, commit: str, changed: bool, requ
     if options.public and before.private and request is None:
         _again(lambda: _api().update_repo_settings(name, private=False), f"the visibility of {name}")
         public = True
-    return Published(name, f"{endpoint()}/{name}", commit, changed, public, request)
+    return Published(name, f"{hub()}/{name}", commit, changed, public, request)
 
 
 def found_at(published: Published) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from kzoo.readers.shapes import shapes_architecture, without_wrappers
 #: kzoo's own small networks, as they are named everywhere.
 SMALL = "small"
 WHOLE, SHARDED = "model.safetensors", "model.safetensors.index.json"
-_SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors\Z")
+_SHARD = re.compile(r"-\d{5}-of-(\d{5})\.safetensors\Z")
 # The names of 21,000 classes take one of these megabytes.
 MOST_CONFIG = 5_000_000
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -82,6 +82,12 @@ def _exists(path: Path) -> bool:
         return False
 
 
+def is_shard(name: str) -> bool:
+    """Whether a file's name says that it is one of several that belong together."""
+    found = _SHARD.search(name)
+    return found is not None and int(found[1]) != 1
+
+
 def read_weights_file(path: Path) -> WeightsFile:
     """Read the header of ``path``, a weights file or a folder that holds one.
 
@@ -95,7 +101,7 @@ def read_weights_file(path: Path) -> WeightsFile:
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a home that nobody has, a NUL
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path} cannot be read ({reason}): give a file that exists and may be read") from None
-    if _SHARD.search(path.name):
+    if is_shard(path.name):
         raise InputError(f"{path} is one shard of several: give their index, {SHARDED}, or the folder")
     tensors, shards = read_shards(path) if path.suffix == ".json" else (read_header(path), (path,))
     if not tensors:

@@ -171,7 +171,7 @@ def test_a_hub_that_asks_for_an_hour_is_not_waited_for(big, command, monkeypatch
     monkeypatch.setattr(client.time, "sleep", lambda _seconds: pytest.fail("nobody waits that long"))
     big.fail(faults.rate_limit(3600))
     code, _, said = command("recommend", "hf:me/big")
-    assert (code, "asks to wait for 3600 s" in said or "asks to wait for" in said) == (3, True)
+    assert (code, "asks to wait for 3600 s" in said) == (3, True)
 
 
 def test_an_endpoint_that_nobody_answers_at_is_said_at_once(hub, hub_client, command):

@@ -80,8 +80,11 @@ def test_it_goes_on_where_it_was_interrupted(many, registry, command):  # noqa: 
     many.fail(faults.error(503), path="*gated*", times=None)
     many.add_repo("me/more", {"model.safetensors": weights()}, tags=["vision"], downloads=95)
     many.fail(faults.error(503), path="*more*", times=None)
-    code, _, said = command("registry", "sync", "hub", "--filter", "vision")
-    assert (code, "3 networks were written until then: run this again to go on" in said) == (3, True), said
+    code, out, said = command("registry", "sync", "hub", "--filter", "vision")
+    assert (code, "run this again to go on" in said) == (3, True), said
+    assert out.count("\n- ") == 3 and "3 added" in out, "what was found until then is told"
+    assert set(json.loads((registry / "unreadable.json").read_text())) == {"me/net3", "me/net4", "me/more"}
+    assert len(json.loads(command("list", "me/net", "--json")[1])) == 3, "and ranked"
     many.heal()
     code, out, _ = command("registry", "sync", "hub", "--filter", "vision", "--json")
     assert code == 0
