@@ -129,9 +129,9 @@ def run() -> int:
 _EXTRAS = {
     **dict.fromkeys(("psutil", "safetensors", "timm", "torch", "torchvision"), "torch"),
     **dict.fromkeys(("accelerate", "matplotlib", "PIL", "scipy", "sklearn"), "training"),
-    **dict.fromkeys(("dvc", "jinja2"), "pipelines"),
+    "dvc": "pipelines",
     **dict.fromkeys(("huggingface_hub", "httpx", "httpx2"), "hub"),
-    **dict.fromkeys(("boolean", "license_expression"), "publish"),
+    **dict.fromkeys(("boolean", "jinja2", "license_expression", "markdown_it"), "publish"),
 }
 
 
