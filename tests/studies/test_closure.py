@@ -36,7 +36,7 @@ RUNNERS |= {
     "studies/dpiat/__init__.py",
     "studies/dpiat/design.py",
     "studies/sections.py",
-    "studies/environment.py",
+    "environment.py",
     "catalog.py",
     "licenses.py",
     "registry_files.py",
