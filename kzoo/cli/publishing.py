@@ -265,7 +265,9 @@ def _dry_run(page: Page, out: Path, force: bool, as_json: bool) -> None:
     click.echo(
         f"{page.facts.repository} would get {len(page.files)} files, {size / 1e6:,.1f} MB: {', '.join(page.files)}"
     )
-    click.echo(f"license {license.license or 'none'}" + (f": {'; '.join(license.reasons)}" if license.reasons else ""))
+    click.echo(f"license {license.license or 'none'}")
+    for reason in license.reasons:
+        click.echo(f"  {reason}")
     hint(NOT_ADVICE)
     hint(f"Look at {out / 'preview.html'}; nothing was sent")
 
