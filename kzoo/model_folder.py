@@ -23,7 +23,9 @@ from kzoo.facade import Registry, open_zoo
 from kzoo.layout import CONFIG, WEIGHTS
 from kzoo.readers.files import SMALL, read_weights_file
 from kzoo.readers.safetensors import parse_object, read_bounded
+from kzoo.recipe import DataSection
 from kzoo.sources import Options
+from kzoo.training.batches import MEAN, STD
 
 _MOST_CONFIG = 5_000_000
 #: What a config.json may tell a network's constructor; others could make timm read files.
@@ -59,10 +61,16 @@ def write_weights(module: nn.Module, path: Path) -> None:
     path.chmod(mode)
 
 
-def network_config(module: nn.Module, spec: NetworkSpec, extra: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``config.json`` holds: how to build the network, and under ``kzoo`` how its weights came to be."""
+def network_config(
+    module: nn.Module, spec: NetworkSpec, extra: Mapping[str, Any], images: DataSection | None = None
+) -> dict[str, Any]:
+    """What ``config.json`` holds: how to build the network, and under ``kzoo`` how its weights came to be.
+
+    ``images`` are those that it was trained on, as timm's own transforms have to prepare others.
+    """
     if spec.library == "timm":
         config = _timm_config(module)
+        config["pretrained_cfg"] |= _preparation(images)
     else:
         options = spec.options
         args = {"num_classes": options.classes, "image_size": options.img_size, "in_chans": options.in_chans}
@@ -72,6 +80,19 @@ def network_config(module: nn.Module, spec: NetworkSpec, extra: Mapping[str, Any
             "model_args": {key: value for key, value in args.items() if value is not None},
         }
     return config | {"kzoo": dict(extra)}
+
+
+def _preparation(images: DataSection | None) -> dict[str, Any]:
+    """Size and normalisation of images in timm's words."""
+    if images is None or images.channels not in MEAN or images.size is None:
+        return {}
+    return {
+        "input_size": [images.channels, images.size, images.size],
+        "mean": list(MEAN[images.channels]),
+        "std": list(STD[images.channels]),
+        "crop_pct": 1.0,
+        "crop_mode": "center",
+    }
 
 
 def _timm_config(module: nn.Module) -> dict[str, Any]:

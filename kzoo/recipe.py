@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 import kzoo
 from kzoo.faults import read_yaml
+from kzoo.layout import WEIGHTS
 from kzoo.training.settings import TrainingSettings
 
 _SHA256 = r"^[0-9a-f]{64}$"
@@ -120,6 +121,11 @@ def plain_task(task: str) -> str:
 def is_no_path(source: str) -> bool:
     """Whether a source is a model of a registry or a factory, not a place on the disk."""
     return source.startswith(("local:", "py:", "hf:"))
+
+
+def public_path(path: str) -> str:
+    """What others are told of a source: where it is for all, or the name of a file."""
+    return path if is_no_path(path) else PurePosixPath(path.replace("\\", "/")).name or WEIGHTS
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -35,6 +35,7 @@ from kzoo.recipe import (
     is_no_path,
     library_versions,
     moved,
+    public_path,
     recipe_text,
 )
 from kzoo.sources import Options
@@ -323,7 +324,9 @@ def _write(result: Result, spec: NetworkSpec, module: nn.Module, where: Surround
     }
     with new_folder(out, force) as folder:
         write_weights(module, folder / WEIGHTS)
-        _write_text(folder / CONFIG, _json(network_config(module, spec, extra)))
+        _write_text(
+            folder / CONFIG, _json(network_config(module, spec, extra, recipe.data if recipe.training else None))
+        )
         _write_text(folder / RECIPE, recipe_text(recipe))
         _write_text(folder / ENVIRONMENT, environment_text(environment_class()))
         _write_text(folder / CARD, transfer_card(spec, recipe, report, origin, result.metrics))
@@ -365,5 +368,7 @@ def rehearse_recipe(recipe: Recipe, where: Surroundings) -> tuple[Plan, Transfer
     trained = where.open(recipe.sources[0].path, recipe.sources[0].submodule)
     module = outline(spec, where.zoo, where.trust_code)
     theirs, ours = source_body(trained), module_body(module)
-    plan = make_plan(theirs, ours, recipe.method, parameters, (trained.name, str(spec)))
+    # A plan goes where its maker's folders mean nothing.
+    name = trained.name if trained.pinned else public_path(trained.name)
+    plan = make_plan(theirs, ours, recipe.method, parameters, (name, str(spec)))
     return plan, carry_out(plan, theirs, ours, parameters, rehearsal=True)

@@ -15,10 +15,12 @@ from kzoo.errors import CheckFailed, InputError
 
 if TYPE_CHECKING:
     from kzoo.publish.facts import CardFacts, CardLicense
+    from kzoo.publish.page import Choice as LicenseChoice
     from kzoo.publish.page import Page
 
 _MOST_CARD = 10_000_000
 _STDOUT = Path("-")
+_PREVIEW = "preview.html"
 
 
 @click.command(
@@ -71,13 +73,15 @@ def card(
     from kzoo.layout import PICTURE
     from kzoo.publish.card import checked_card
     from kzoo.publish.facts import read_facts
+    from kzoo.publish.page import Choice
     from kzoo.publish.picture import matching_picture
 
     if check:
         _check(folder, as_json)
         return
     zoo = cache(lambda: open_zoo(directory))
-    facts = read_facts(folder, repository, _license(license, license_name, license_link), beside, zoo)
+    facts = read_facts(folder, repository, None, beside, zoo)
+    facts = replace(facts, license=_license(facts, Choice(license, license_name, license_link)))
     written = {}
     if out not in (None, _STDOUT):
         assert out is not None
@@ -90,14 +94,18 @@ def card(
     _show(facts, checked_card(facts), as_json, written)
 
 
-def _license(name: str | None, called: str | None, address: str | None) -> CardLicense | None:
+def _license(facts: CardFacts, choice: LicenseChoice) -> CardLicense | None:
+    """The license that `kzoo publish` would take, as far as it is known without asking the Hub; else what is chosen."""
     from kzoo.publish.facts import CardLicense
+    from kzoo.publish.page import card_license, chosen_license
 
-    if name is None:
-        if called is not None or address is not None:
-            raise InputError("--license-name and --license-link say what --license other is: give that with them")
+    try:
+        return card_license(chosen_license(facts, choice))
+    except CheckFailed as error:
+        hint(f"Warning: {error}")
+    if choice.license is None:
         return None
-    return CardLicense(name, called, address)
+    return CardLicense(choice.license, choice.license_name, choice.license_link)
 
 
 def _write(written: dict[Path, str]) -> None:
@@ -201,14 +209,17 @@ def publish(
     from kzoo.publish.page import Choice, read_page
 
     zoo = cache(lambda: open_zoo(directory))
-    page = read_page(folder, repository, Choice(**choice), beside, zoo)
-    for name in page.unpublished:
-        hint(f"Warning: the source {name} is not published, so nobody else can make this model again: publish it first")
+    page = read_page(folder, repository, Choice(**choice), beside, zoo, _note if dry_run else None)
+    for obstacle in page.facts.obstacles:
+        hint(f"Warning: others cannot make this model again: {obstacle}")
     if page.facts.license is None:
         hint("Warning: it names no license, so nobody may use the model: give --license ID")
     if dry_run:
-        _dry_run(page, out or folder.with_name(f"{folder.resolve().name}-page"), force, as_json)
+        out = out or folder.resolve().with_name(f"{folder.resolve().name}-page")
+        _require_apart(folder, out)
+        _dry_run(page, out, force, as_json)
         return
+    from kzoo.publish.licensing import NOT_ADVICE
     from kzoo.publish.publishing import Options, found_at, publish
 
     if out is not None or force:
@@ -222,8 +233,13 @@ def publish(
     click.echo(
         f"commit {published.commit}, {'public' if published.public else 'private'}, license {page.license.license}"
     )
-    if not published.pull_request:
+    hint(NOT_ADVICE)
+    if not published.pull_request and not page.facts.obstacles:
         hint(f"Anybody who may see it can make it again: kzoo rebuild {published.repository}")
+
+
+def _note(text: str) -> None:
+    hint(f"Note: {text}")
 
 
 def _confirmed(question: str) -> bool:
@@ -239,6 +255,19 @@ def _confirmed(question: str) -> bool:
     return click.confirm(f"{question}. Go on?", err=True)
 
 
+def _require_apart(folder: Path, out: Path) -> None:
+    """Refuse to write a page over a model folder, its own or another.
+
+    Raises:
+        InputError: it would.
+    """
+    one, other = folder.resolve(), out.resolve()
+    if one.is_relative_to(other) or other.is_relative_to(one):
+        raise InputError(f"{out} is the model folder itself, or in or around it: give another --out")
+    if other.exists() and any(other.iterdir()) and not (other / _PREVIEW).is_file():
+        raise InputError(f"{out} exists and holds no earlier dry run: give another --out")
+
+
 def _dry_run(page: Page, out: Path, force: bool, as_json: bool) -> None:
     """Write what would be published, and a preview of the page, into a new folder."""
     import shutil
@@ -249,13 +278,14 @@ def _dry_run(page: Page, out: Path, force: bool, as_json: bool) -> None:
     from kzoo.publish.preview import preview_page
 
     card = page.files[CARD]
+    assert isinstance(card, bytes)
     with new_folder(out, force) as folder:
         for name, content in page.files.items():
             if isinstance(content, Path):
                 shutil.copyfile(content, folder / name)
             else:
-                (folder / name).write_text(content, encoding="utf-8", newline="\n")
-        (folder / "preview.html").write_text(preview_page(str(card), page.facts.title), encoding="utf-8")
+                (folder / name).write_bytes(content)
+        (folder / _PREVIEW).write_text(preview_page(card.decode(), page.facts.title), encoding="utf-8")
     license = page.license
     if as_json:
         told = {"license": license.license, "category": license.category, "reasons": license.reasons}
@@ -265,9 +295,11 @@ def _dry_run(page: Page, out: Path, force: bool, as_json: bool) -> None:
     click.echo(
         f"{page.facts.repository} would get {len(page.files)} files, {size / 1e6:,.1f} MB: {', '.join(page.files)}"
     )
-    click.echo(f"license {license.license or 'none'}" + (f": {'; '.join(license.reasons)}" if license.reasons else ""))
+    click.echo(f"license {license.license or 'none'}")
+    for reason in license.reasons:
+        click.echo(f"  {reason}")
     hint(NOT_ADVICE)
-    hint(f"Look at {out / 'preview.html'}; nothing was sent")
+    hint(f"Look at {out / _PREVIEW}; nothing was sent")
 
 
 @click.command(
@@ -283,10 +315,23 @@ def _dry_run(page: Page, out: Path, force: bool, as_json: bool) -> None:
     show_default=True,
     help="How far accuracies of different classes of machines may lie apart.",
 )
+@click.option(
+    "--data-root",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    metavar="DIR",
+    help="Where torchvision's data sets are, if the recipe needs one.",
+)
 @as_json
 @click.pass_context
 def rebuild(
-    context: click.Context, /, model: str, out: Path | None, threads: int | None, tolerance: float, as_json: bool
+    context: click.Context,
+    /,
+    model: str,
+    out: Path | None,
+    threads: int | None,
+    tolerance: float,
+    data_root: Path | None,
+    as_json: bool,
 ) -> None:
     """Make a published model again from its page: its recipe, on its pinned sources; and compare the weights.
 
@@ -295,12 +340,13 @@ def rebuild(
     """
     from kzoo.files import require_new
     from kzoo.hub.names import parse_name
+    from kzoo.plots.text import counted
     from kzoo.publish.rebuilding import rebuild
 
     if out is not None:
         require_new(out, False)
     zoo = cache(lambda: open_zoo(context.obj))
-    found = rebuild(parse_name(model), out, zoo, Progress(), hint, threads=threads, tolerance=tolerance)
+    found = rebuild(parse_name(model), out, zoo, Progress(), hint, threads=threads, tolerance=tolerance, data=data_root)
     if as_json:
         print_json(found.to_dict())
     else:
@@ -309,7 +355,7 @@ def rebuild(
         rows = [(one.name, _number(one.largest), _number(one.share)) for one in found.tensors[:20]]
         if rows:
             print_table(rows, ("tensor", "largest difference", "of the largest entry"), right=("largest difference",))
-            hint(f"{len(found.tensors):,} tensors are others.")
+            hint(f"{counted(len(found.tensors), 'tensor')} differ{'s' * (len(found.tensors) == 1)}.")
         if found.accuracy is not None and found.verdict != "identical":
             click.echo(f"accuracy {found.accuracy[0]:.2%} published, {found.accuracy[1]:.2%} rebuilt")
     if found.verdict == "different":

@@ -249,8 +249,8 @@ def _wait(error: Exception, number: int, what: str) -> None:
 
 
 @contextmanager
-def hub_errors(what: str) -> Iterator[None]:
-    """Turns what the client raises into kzoo's sentences.
+def hub_errors(what: str, right: str = "read it") -> Iterator[None]:
+    """Turns what the client raises into kzoo's sentences; ``right`` is what a token must allow.
 
     Raises:
         InputError: there is no such thing, or one may not see it.
@@ -284,7 +284,7 @@ def hub_errors(what: str) -> Iterator[None]:
     except HFValidationError as error:
         raise InputError(f"{what} is no name of a repository ({_reason(error)}): expected user/name") from None
     except HfHubHTTPError as error:
-        raise _http_error(error, what) from None
+        raise _http_error(error, what, right) from None
     except (json.JSONDecodeError, KeyError):
         # The client takes an answer apart that is none.
         raise WorldError(f"the Hub at {hub()} answered nonsense for {what}: is it a Hub? Try again") from None
@@ -295,11 +295,11 @@ def hub_errors(what: str) -> Iterator[None]:
         ) from None
 
 
-def _http_error(error: HfHubHTTPError, what: str) -> KzooError:
+def _http_error(error: HfHubHTTPError, what: str, right: str) -> KzooError:
     status = error.response.status_code
     if status in (401, 403):
         return InputError(
-            f"the Hub at {hub()} refuses {what} (status {status}): log in with a token that may read it (hf auth login, "
+            f"the Hub at {hub()} refuses {what} (status {status}): log in with a token that may {right} (hf auth login, "
             "or HF_TOKEN)"
         )
     if status == 404:

@@ -15,6 +15,7 @@ from kzoo.errors import InputError
 from kzoo.layout import RECIPE, WEIGHTS
 from kzoo.plots.text import counted
 from kzoo.publish.facts import Baseline, CardFacts, Images, Parent
+from kzoo.publish.licensing import NOT_ADVICE
 from kzoo.publish.metadata import HUB, front_matter, tells_top5
 from kzoo.publish.papers import Method, method_of
 from kzoo.publish.rules import card_faults
@@ -310,11 +311,8 @@ def _loading(facts: CardFacts) -> Safe:
 
 def _rebuilding(facts: CardFacts) -> dict[str, Any]:
     command = f"kzoo rebuild {facts.repository}" if facts.repository else f"kzoo run {RECIPE} --out again"
-    missing = [parent for parent in facts.parents if not parent.published]
-    return {
-        "command": Safe(command),
-        "missing": Safe(_listed(code(parent.name) for parent in missing)) if missing else None,
-    }
+    # Whoever made it has what others have not.
+    return {"command": None if facts.obstacles else Safe(command), "obstacles": facts.obstacles}
 
 
 def _license(facts: CardFacts) -> dict[str, Any] | None:
@@ -328,6 +326,7 @@ def _license(facts: CardFacts) -> dict[str, Any] | None:
         "reasons": license.reasons,
         "duties": license.duties,
         "permission": license.permission,
+        "not_advice": NOT_ADVICE,
     }
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,17 +18,17 @@ from kzoo.errors import InputError, KzooError, WorldError
 from kzoo.faults import Document, read_json
 from kzoo.hashing import weights_sha256
 from kzoo.hub.models import find, lock_folders
-from kzoo.hub.names import parse_wanted
+from kzoo.hub.names import is_repository, parse_wanted
 from kzoo.layout import CONFIG, ENVIRONMENT, METRICS, PICTURE, PLAN, RECIPE, WEIGHTS
+from kzoo.publish.trust import obstacles
 from kzoo.readers.files import WeightsFile, read_weights_file
-from kzoo.recipe import DataSection, Recipe, SourceSection, plain_task, read_recipe
+from kzoo.recipe import DataSection, Recipe, SourceSection, plain_task, public_path, read_recipe
 from kzoo.zoo import SHIPPED, Model, Zoo
 
 #: Methods that make one network of several even where only one source is named.
 _MERGING = frozenset({"weight_sum", "nonessential", "regmean", "cfl"})
 _MOST_CONFIG = 5_000_000
 _MOST_METRICS = 50_000_000
-_REPOSITORY = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
 #: Id, name and address of a license, as far as they are known.
 _License = tuple[str | None, str | None, str | None]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -157,7 +157,10 @@ class FileFacts:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """Everything that a card says. ``network`` is the network as kzoo's commands take it, ``repository`` ``user/name``."""
+    """Everything that a card says. ``network`` is the network as kzoo's commands take it, ``repository`` ``user/name``.
+
+    ``obstacles`` are why others cannot make it again.
+    """
 
     title: str
     repository: str | None
@@ -181,6 +184,7 @@ class CardFacts:
     threads: int | None
     versions: Mapping[str, str]
     license: CardLicense | None
+    obstacles: tuple[str, ...]
     picture: str | None
     files: tuple[FileFacts, ...]
 
@@ -196,7 +200,7 @@ class CardFacts:
 
 def _require_repository(name: str, owned: bool = False) -> None:
     """Refuse what is no repository's name, ``user/name`` where it must have an owner."""
-    if not _REPOSITORY.fullmatch(name) or ".." in name or "--" in name or (owned and "/" not in name):
+    if not is_repository(name) or (owned and "/" not in name):
         raise InputError(f"{name!r:.120} names no repository: expected user/name")
 
 
@@ -299,6 +303,7 @@ def read_facts(
         threads=recipe.threads,
         versions=recipe.versions,
         license=license,
+        obstacles=obstacles(recipe),
         picture=PICTURE if (folder / PICTURE).is_file() else None,
         files=_files(folder),
     )
@@ -378,7 +383,7 @@ def _parent(source: SourceSection, folder: Path, zoo: Callable[[], Zoo] | None) 
         model = None if zoo is None else _model(zoo(), source)
         repository = path if _TIMM_ID.fullmatch(path) else None
         return Parent(path, source.sha256, repository, None, *_license_of(model), _is_shipped(model))
-    return Parent(_place(path), source.sha256)
+    return Parent(public_path(path), source.sha256)
 
 
 def _model(zoo: Zoo, source: SourceSection) -> Model | None:
@@ -392,13 +397,6 @@ def _is_id(path: str, folder: Path) -> bool:
     return bool(_TIMM_ID.fullmatch(path)) and not (folder / path).exists()
 
 
-def _place(path: str) -> str:
-    """What a card calls a file: its name, or its folder's; where it lies helps nobody else, and is nobody's business."""
-    parts = [part for part in PurePosixPath(path.replace("\\", "/")).parts if part not in ("..", ".", "/")]
-    name = parts[-1] if parts else path
-    return "/".join(parts[-2:]) if name.rpartition(".")[0] == "model" else name
-
-
 def _from_hub(source: SourceSection, zoo: Callable[[], Zoo] | None) -> Parent:
     asked = parse_wanted(source.path)
     revision = asked.name.revision
@@ -409,9 +407,16 @@ def _from_hub(source: SourceSection, zoo: Callable[[], Zoo] | None) -> Parent:
         # A damaged lock is no reason to say nothing.
         with suppress(KzooError):
             found = find(asked, lock_folders(zoo()))
-            license = (found[1].license, None, None) if found is not None and found[1].license is not None else license
+            license = _told(found[1].told) or license if found is not None else license
     name = asked.name.id if asked.filename is None else f"{asked.name.id}/{asked.filename}"
     return Parent(name, source.sha256, asked.name.id, commit, *license)
+
+
+def _told(told: Mapping[str, Any]) -> _License | None:
+    """A license as a repository's page tells it."""
+    if "license" not in told:
+        return None
+    return told["license"], told.get("license_name"), told.get("license_link")
 
 
 def _license_of(model: Model | None) -> _License:

@@ -122,6 +122,27 @@ def joint_license(parts: Iterable[Part], permission: str | None = None) -> Joint
     )
 
 
+def refusing(parts: Iterable[Part], choice: Part) -> tuple[str, ...]:
+    """The models among ``parts`` whose licenses do not allow to publish what is made from them under another license.
+
+    One whose terms are unknown allows its own license only.
+
+    Raises:
+        InputError: a license is none.
+    """
+    models = [_Read(part, _licenses(part)) for part in dict.fromkeys(parts) if part.kind == "model"]
+    beside = {license.terms.family for one in models for license in one.node.all()}
+    wanted = [license.terms for license in _licenses(choice).all()]
+    return tuple(one.part.name for one in models if not all(_is_allowed(one.node, target, beside) for target in wanted))
+
+
+def _is_allowed(node: _Node, target: Terms, beside: Iterable[str]) -> bool:
+    chosen = _choose(node, target, beside)
+    return chosen is not None and all(
+        license.terms.category != "unknown" or license.terms.id == target.id for license in chosen
+    )
+
+
 # ------------------------------------------------------------------------------------------------ reading
 
 
@@ -347,7 +368,7 @@ def _reasons(
         yield "No trained parent goes into it: the license is yours to choose."
     elif target is _TOGETHER:
         yield "No single license states all of this; the terms of all hold side by side."
-    elif target and target not in models:
+    elif target and target not in models and not any(terms.category == "unknown" for terms in models):
         yield f"All of them allow {_named(_License(target, target.id))[0]} for what is made from them."
     for group in conflicts:
         yield _conflict_reason(group)

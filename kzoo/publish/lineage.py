@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kzoo.errors import InputError, KzooError
 from kzoo.hashing import weights_sha256
@@ -20,6 +20,7 @@ from kzoo.recipe import Recipe, is_no_path, read_recipe
 from kzoo.zoo import Zoo
 
 _MOST_RECIPE, _MOST_CARD = 1_000_000, 2_000_000
+_Item = TypeVar("_Item")
 _DEEPEST, _MOST_NODES = 20, 300
 _SHORT = 12
 
@@ -103,7 +104,18 @@ class _Tracer:
 
     def sources(self, recipe: Recipe, above: tuple[str, ...]) -> tuple[Origin, ...]:
         """The sources of a recipe."""
-        return tuple(self.source(source.path, source.sha256, above) for source in recipe.sources)
+        return self._bounded(recipe.sources, lambda source: self.source(source.path, source.sha256, above))
+
+    def _bounded(self, items: Sequence[_Item], make: Callable[[_Item], Origin]) -> tuple[Origin, ...]:
+        """A node for each item, as long as the tree is not too large."""
+        found: list[Origin] = []
+        for place, item in enumerate(items):
+            if self.nodes >= _MOST_NODES:
+                rest = len(items) - place
+                return (*found, Origin(f"and {rest:,} more", problem="the tree is too large to follow them"))
+            self.nodes += 1
+            found.append(make(item))
+        return tuple(found)
 
     def source(self, path: str, sha256: str, above: tuple[str, ...]) -> Origin:
         """One source as a recipe names it."""
@@ -126,14 +138,16 @@ class _Tracer:
         shown = name.id if asked.filename is None else f"{name.id}/{asked.filename}"
         found = self._repository(str(name))
         if isinstance(found, KzooError):
-            return Origin(shown, pin, sha256, problem=f"broken pin: {found}" if pinned else str(found))
+            broken = pinned and isinstance(found, InputError)
+            return Origin(shown, pin, sha256, problem=f"broken pin: {found}" if broken else str(found))
         return self.of_repository(found, pin, sha256, above, asked.filename)
 
     def _repository(self, text: str) -> Repository | KzooError:
         if text not in self.read:
             try:
                 self.read[text] = read_repository(parse_wanted(text).name)
-            except InputError as error:
+            except KzooError as error:
+                # One that does not answer hides none of the others.
                 self.read[text] = error
         return self.read[text]
 
@@ -146,7 +160,6 @@ class _Tracer:
         filename: str | None = None,
     ) -> Origin:
         """A repository, and what its recipe or its card says of its parents."""
-        self.nodes += 1
         key = f"{repository.id}@{repository.commit}"
         shown = repository.id if filename is None else f"{repository.id}/{filename}"
         file = repository.files.get(filename or WEIGHTS)
@@ -158,7 +171,7 @@ class _Tracer:
             problem = f"broken pin: its weights have the sha256 {there[:_SHORT]}..., not {sha256[:_SHORT]}..."
         if key in above:
             return Origin(shown, pin, sha256, problem="it comes from itself")
-        if len(above) >= _DEEPEST or self.nodes > _MOST_NODES:
+        if len(above) >= _DEEPEST:
             return Origin(shown, pin, sha256, problem="its own parents are not followed: the tree is too large")
         method, parents, odd = self._made(repository, (*above, key))
         return Origin(shown, pin, sha256 or there, method, repository.license, problem or odd, parents)
@@ -171,8 +184,8 @@ class _Tracer:
             if RECIPE in repository.files:
                 recipe = _recipe(repository)
                 return recipe.method, self.sources(recipe, above), None
-            return None, tuple(self._named(name, above) for name in _base_models(repository)), None
-        except InputError as error:
+            return None, self._bounded(_base_models(repository), lambda name: self._named(name, above)), None
+        except KzooError as error:
             return None, (), f"what it is made from cannot be read: {error}"
 
     def _named(self, name: str, above: tuple[str, ...]) -> Origin:
@@ -186,7 +199,10 @@ def _recipe(repository: Repository) -> Recipe:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / RECIPE
         path.write_bytes(content)
-        return read_recipe(path)
+        try:
+            return read_recipe(path)
+        except InputError as error:
+            raise InputError(str(error).replace(str(path), f"{PREFIX}{repository.id}/{RECIPE}")) from None
 
 
 def _base_models(repository: Repository) -> list[str]:

@@ -4,103 +4,125 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from kzoo.errors import CheckFailed, InputError
+from kzoo.environment import read_environment
+from kzoo.errors import CheckFailed, InputError, WorldError
+from kzoo.hub.headers import told_by_page
+from kzoo.hub.names import RepositoryName
+from kzoo.hub.repositories import read_repository
 from kzoo.layout import CARD, CONFIG, ENVIRONMENT, METRICS, PICTURE, PLAN, RECIPE, WEIGHTS
 from kzoo.licenses import OTHER, UNKNOWN
+from kzoo.methods.plan import read_plan
 from kzoo.publish.card import checked_card
 from kzoo.publish.data_licenses import data_part
-from kzoo.publish.facts import CardFacts, CardLicense, read_facts
-from kzoo.publish.licensing import NOT_ADVICE, JointLicense, Part, joint_license
+from kzoo.publish.facts import CardFacts, CardLicense, Parent, read_facts
+from kzoo.publish.licensing import NOT_ADVICE, JointLicense, Part, joint_license, refusing
 from kzoo.publish.picture import matching_picture
-from kzoo.recipe import Recipe, is_no_path, plain_task, read_recipe, recipe_text
+from kzoo.publish.trust import public_recipe
+from kzoo.readers.safetensors import read_bounded
+from kzoo.recipe import read_recipe, recipe_text
 from kzoo.zoo import Zoo
 
 #: Every file that kzoo writes into a repository.
 FILES = (WEIGHTS, CONFIG, RECIPE, METRICS, ENVIRONMENT, PLAN, PICTURE, CARD)
-_COPIED = (CONFIG, METRICS, ENVIRONMENT, PLAN)
+_MOST_BYTES = 50_000_000
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a user says of the license: an id of the Hub with name and address where it is ``other``; and a permission."""
+    """What a user says of the license: an id of the Hub with name and address where it is ``other``; and a permission.
+
+    Raises:
+        InputError: a name or an address without ``other``, or ``other`` without them.
+    """
 
     license: str | None = None
     license_name: str | None = None
     license_link: str | None = None
     permission: str | None = None
 
+    def __post_init__(self) -> None:
+        named = self.license_name is not None and self.license_link is not None
+        if self.license == OTHER and not named:
+            raise InputError("--license other says nothing by itself: give --license-name and --license-link with it")
+        if self.license != OTHER and (self.license_name, self.license_link) != (None, None):
+            raise InputError("--license-name and --license-link say what --license other is: give that with them")
+
 
 @dataclass(frozen=True)
 class Page:
-    """What is published: content by name, a path for the weights, text for all else; and what it says.
+    """What is published: content by name, a path for the weights, bytes for all else; and what it says."""
 
-    ``unpublished`` are sources that nobody else can get.
-    """
-
-    files: Mapping[str, Path | str]
+    files: Mapping[str, Path | bytes]
     facts: CardFacts
     license: JointLicense
-    unpublished: tuple[str, ...]
 
 
 def read_page(
-    folder: Path, repository: str | None, choice: Choice, beside: Sequence[Path], zoo: Callable[[], Zoo]
+    folder: Path,
+    repository: str | None,
+    choice: Choice,
+    beside: Sequence[Path],
+    zoo: Callable[[], Zoo],
+    say: Callable[[str], None] | None = None,
 ) -> Page:
     """What the model folder ``folder`` becomes on the Hub; nothing is sent, and nothing written.
+
+    The licenses of parents on the Hub are asked for there, at their commits. Where that cannot be, ``say`` is told, and
+    what is known here counts; without ``say`` it is an error.
 
     Raises:
         InputError: it is no folder that kzoo made, or something in it cannot be published.
         CheckFailed: the licenses of what it was made from do not allow to publish it, or not under the one that is chosen.
-        WorldError: the disk fails.
+        WorldError: the disk, or the Hub, fails.
     """
     facts = read_facts(folder, repository, None, beside, zoo)
+    facts = replace(facts, parents=tuple(_asked(parent, say) for parent in facts.parents))
     joint = chosen_license(facts, choice)
     facts = replace(facts, license=card_license(joint))
     picture = matching_picture(folder, facts, zoo)
     facts = replace(facts, picture=PICTURE if picture is not None else None)
-    files: dict[str, Path | str] = {WEIGHTS: folder / WEIGHTS}
-    files |= {name: _text(folder / name) for name in _COPIED if (folder / name).is_file()}
-    files[RECIPE] = recipe_text(public_recipe(read_recipe(folder / RECIPE)))
+    recipe = read_recipe(folder / RECIPE)
+    files: dict[str, Path | bytes] = {WEIGHTS: folder / WEIGHTS}
+    copied = [CONFIG, METRICS, ENVIRONMENT, *([PLAN] if recipe.plan is not None else [])]
+    files |= {name: _copied(folder / name) for name in copied if (folder / name).is_file()}
+    files[RECIPE] = recipe_text(public_recipe(recipe)).encode()
     if picture is not None:
-        files[PICTURE] = picture
-    files[CARD] = checked_card(facts)
-    return Page(
-        files={name: files[name] for name in FILES if name in files},
-        facts=facts,
-        license=joint,
-        unpublished=tuple(parent.name for parent in facts.parents if not parent.published),
+        files[PICTURE] = picture.encode()
+    files[CARD] = checked_card(facts).encode()
+    return Page({name: files[name] for name in FILES if name in files}, facts, joint)
+
+
+def _asked(parent: Parent, say: Callable[[str], None] | None) -> Parent:
+    """A parent with the license that its page on the Hub tells."""
+    if parent.repository is None:
+        return parent
+    try:
+        told = told_by_page(read_repository(RepositoryName(parent.repository, parent.revision)))
+    except InputError:  # it is gone, or closed to whoever asks
+        return parent
+    except WorldError as error:
+        if say is None:
+            raise
+        say(f"the license of {parent.name} cannot be asked for ({error})")
+        return parent
+    license, name, link = (told.get(key) for key in ("license", "license_name", "license_link"))
+    return replace(
+        parent,
+        license=license if isinstance(license, str) else None,
+        license_name=name if isinstance(name, str) else None,
+        license_link=link if isinstance(link, str) else None,
     )
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not UTF-8 text: make the model again with kzoo run") from None
-
-
-def public_recipe(recipe: Recipe) -> Recipe:
-    """A recipe without places on this machine: of a file only its name is left, of data folders nothing."""
-    sources = [source.model_copy(update={"path": _public(source.path)}) for source in recipe.sources]
-    changes: dict[str, object] = {"sources": sources}
-    for name in ("data", "recalibrate"):
-        section = getattr(recipe, name)
-        if section is not None:
-            changes[name] = section.model_copy(update={"root": None, "task": _public_task(section.task)})
-    if recipe.plan is not None:
-        changes["plan"] = recipe.plan.model_copy(update={"path": PLAN})
-    return recipe.model_copy(update=changes)
-
-
-def _public(path: str) -> str:
-    return path if is_no_path(path) else PurePosixPath(path.replace("\\", "/")).name or WEIGHTS
-
-
-def _public_task(task: str) -> str:
-    plain = plain_task(task)
-    return task if plain == task else f"{plain}:{PurePosixPath(task.partition(':')[2].replace(chr(92), '/')).name}"
+def _copied(path: Path) -> bytes:
+    """A file as it is, if it is what its name says."""
+    if path.name == ENVIRONMENT:
+        read_environment(path)
+    if path.name == PLAN:
+        read_plan(path)
+    return read_bounded(path, _MOST_BYTES)
 
 
 def chosen_license(facts: CardFacts, choice: Choice) -> JointLicense:
@@ -110,35 +132,30 @@ def chosen_license(facts: CardFacts, choice: Choice) -> JointLicense:
         InputError: the choice is no license.
         CheckFailed: nothing is allowed, or not what is chosen; with the ways out.
     """
-    parts = _parts(facts)
+    parts = license_parts(facts)
     joint = joint_license(parts, choice.permission)
     if joint.blocked:
-        raise CheckFailed(_refusal("it may not be published", joint))
+        raise CheckFailed(_refusal(joint))
     if choice.license is None:
         return joint
     mine = Part("your choice", "model", choice.license, choice.license_name, choice.license_link)
     alone = joint_license([mine])
-    models = any(part.kind == "model" for part in parts)
-    fits = joint_license([*parts, mine])
-    if choice.permission is None and models and (fits.blocked or fits.license != alone.license):
-        asked = (
-            "no license is known of all its sources"
-            if joint.license in (None, UNKNOWN)
-            else (f"its sources ask for {joint.license_name or joint.license}")
-        )
+    if choice.permission is None and (against := refusing(parts, mine)):
         raise CheckFailed(
-            f"it may not be published under {choice.license}: {asked}; leave out --license, or say who has allowed it with "
-            f"--i-have-permission TEXT. {NOT_ADVICE}"
+            f"it may not be published under {choice.license}: {', '.join(against)} does not allow it, as far as is known; leave out "
+            f"--license, or say who has allowed it with --i-have-permission TEXT. {NOT_ADVICE}"
         )
-    return replace(joint, license=alone.license, license_name=choice.license_name, license_link=choice.license_link)
+    name, link = (choice.license_name, choice.license_link) if alone.license == OTHER else (None, None)
+    return replace(joint, license=alone.license, license_name=name, license_link=link)
 
 
-def _refusal(what: str, joint: JointLicense) -> str:
+def _refusal(joint: JointLicense) -> str:
     reasons, ways = "; ".join(text.rstrip(".") for text in joint.reasons), "; ".join(joint.ways_out)
-    return f"{what}: {reasons}. What can be done: {ways} {NOT_ADVICE}"
+    return f"it may not be published: {reasons}. What can be done: {ways} {NOT_ADVICE}"
 
 
-def _parts(facts: CardFacts) -> list[Part]:
+def license_parts(facts: CardFacts) -> list[Part]:
+    """Everything that went into a model, with its license."""
     models = [
         Part(parent.name, "model", parent.license or UNKNOWN, parent.license_name, parent.license_link)
         for parent in facts.parents

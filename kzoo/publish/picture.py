@@ -12,8 +12,8 @@ from pathlib import Path
 
 from kzoo.errors import KzooError
 from kzoo.hashing import weights_sha256
-from kzoo.hub.models import find, lock_folders
-from kzoo.hub.names import PREFIX, parse_wanted
+from kzoo.hub.models import remote_weights
+from kzoo.hub.names import PREFIX
 from kzoo.layers import Architecture
 from kzoo.layout import RECIPE, WEIGHTS
 from kzoo.matching import Matching, match
@@ -29,7 +29,8 @@ from kzoo.zoo import Zoo
 def matching_picture(folder: Path, facts: CardFacts, zoo: Callable[[], Zoo]) -> str | None:
     """The picture of what went where, as SVG; None for a method without a matching, or without the source at hand.
 
-    Only pairs of layers along which something was carried are drawn. Nothing is fetched for it.
+    Only pairs of layers along which something was carried are drawn. Of a source on the Hub the
+    headers are read.
     """
     chosen = facts.method_parameters
     usual = (chosen.get("standardization", "blocks"), chosen.get("matching", "dp")) == ("blocks", "dp")
@@ -52,8 +53,7 @@ def matching_picture(folder: Path, facts: CardFacts, zoo: Callable[[], Zoo]) -> 
 def _source(folder: Path, source: SourceSection, zoo: Callable[[], Zoo]) -> Architecture | None:
     """The source's architecture, if it is known here."""
     if source.path.startswith(PREFIX):
-        found = find(parse_wanted(source.path), lock_folders(zoo()))
-        return weights_architecture(found[1].weights, zoo()) if found is not None else None
+        return weights_architecture(remote_weights(source.path, zoo()), zoo())
     known = zoo().named(source.path)
     if known is not None:
         return resolve(source.path, zoo, Options())

@@ -19,6 +19,7 @@ from kzoo.hashing import weights_sha256
 from kzoo.hub.client import TRIES, Missing, get_json, hub, hub_errors
 from kzoo.hub.names import PREFIX, RepositoryName
 from kzoo.hub.repositories import RemoteFile, Repository, git_oid, read_repository
+from kzoo.layout import WEIGHTS
 from kzoo.publish.page import FILES, Page
 
 _Result = TypeVar("_Result")
@@ -27,6 +28,7 @@ _AGAIN = (408, 429, 500, 502, 503, 504)
 #: The parent commit is not the branch's last one.
 _CONFLICT = (409, 412)
 _TITLE = "Publish with kzoo"
+_RIGHT = "write there, or propose it with --pr where you may not"
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,15 @@ def publish(page: Page, options: Options, confirm: Callable[[str], bool]) -> Pub
         _again(lambda: _api().create_repo(name, private=True, exist_ok=True), f"the new repository {name}")
         before = read_repository(RepositoryName(name))
     proposed = _open_request(name, page) if options.pull_request else None
-    if proposed is not None or _same(page, before):
-        return _done(before, options, before.commit, changed=False, request=proposed)
+    if proposed is not None:
+        return _done(before, options, *proposed, changed=False)
+    if _same(page, before):
+        return _done(before, options, before.commit, None, changed=False)
     theirs = sorted(file for file in before.files if file != ".gitattributes")
     if theirs and not (options.yes or options.pull_request) and not confirm(_question(name, page, theirs)):
         raise InputError(f"{name} stays as it is: give another --repo, or --pr to propose the change")
     commit, request = _commit(page, before, options)
-    return _done(before, options, commit, changed=True, request=request)
+    return _done(before, options, commit, request, changed=True)
 
 
 def _require_login() -> None:
@@ -105,19 +109,11 @@ def _same(page: Page, there: Repository) -> bool:
     )
 
 
-def _is_file(content: Path | str, there: RemoteFile) -> bool:
-    if isinstance(content, Path):
-        return content.stat().st_size == there.size and _sum_of(content, there)
-    encoded = content.encode()
+def _is_file(content: Path | bytes, there: RemoteFile) -> bool:
     if there.sha256 is not None:
-        return hashlib.sha256(encoded).hexdigest() == there.sha256
-    return git_oid(encoded) == there.oid
-
-
-def _sum_of(path: Path, there: RemoteFile) -> bool:
-    if there.sha256 is not None:
-        return weights_sha256([path]) == there.sha256
-    return git_oid(path.read_bytes()) == there.oid
+        sha256 = weights_sha256([content]) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
+        return sha256 == there.sha256
+    return git_oid(content.read_bytes() if isinstance(content, Path) else content) == there.oid
 
 
 def _question(name: str, page: Page, theirs: list[str]) -> str:
@@ -132,7 +128,7 @@ def _commit(page: Page, before: Repository, options: Options) -> tuple[str, str 
     what = f"the files of {before.id}"
     for number in range(TRIES):
         try:
-            with hub_errors(what):
+            with hub_errors(what, _RIGHT):
                 return _send(page, before, options)
         except WorldError as error:
             # The commit may be there although the answer was lost.
@@ -140,7 +136,7 @@ def _commit(page: Page, before: Repository, options: Options) -> tuple[str, str 
             if not options.pull_request and _same(page, now):
                 return now.commit, None
             if options.pull_request and (request := _open_request(before.id, page)) is not None:
-                return now.commit, request
+                return request
             if now.commit != before.commit:
                 raise WorldError(
                     f"somebody else has changed {before.id} meanwhile ({before.commit[:12]} -> {now.commit[:12]}): look at it, "
@@ -154,10 +150,8 @@ def _commit(page: Page, before: Repository, options: Options) -> tuple[str, str 
 
 def _send(page: Page, before: Repository, options: Options) -> tuple[str, str | None]:
     # The client changes the operations that it is given.
-    added = [
-        CommitOperationAdd(name, content if isinstance(content, Path) else content.encode())
-        for name, content in page.files.items()
-    ]
+    added = [CommitOperationAdd(name, content) for name, content in page.files.items()]
+    _require_unchanged(page, added)
     gone = [CommitOperationDelete(name) for name in FILES if name in before.files and name not in page.files]
     try:
         info: CommitInfo = _api().create_commit(
@@ -182,6 +176,14 @@ def _send(page: Page, before: Repository, options: Options) -> tuple[str, str | 
     return info.oid, info.pr_url
 
 
+def _require_unchanged(page: Page, added: list[CommitOperationAdd]) -> None:
+    """Refuse weights that are no longer those that the card describes."""
+    described = {file.name: file.sha256 for file in page.facts.files}
+    for operation in added:
+        if operation.path_in_repo == WEIGHTS and operation.upload_info.sha256.hex() != described[WEIGHTS]:
+            raise InputError(f"{WEIGHTS} has changed since its card was written: run this again when nobody writes it")
+
+
 def _without_token(text: str) -> str:
     token = get_token()
     return text.replace(token, "(token)") if token else text
@@ -191,7 +193,7 @@ def _again(do: Callable[[], _Result], what: str) -> _Result:
     """Do something that may be done twice, and do it again where the Hub is busy."""
     for number in range(TRIES):
         try:
-            with hub_errors(what):
+            with hub_errors(what, _RIGHT):
                 return do()
         except WorldError:
             if number == TRIES - 1:
@@ -200,8 +202,8 @@ def _again(do: Callable[[], _Result], what: str) -> _Result:
     raise AssertionError("the last try returns or raises")
 
 
-def _open_request(name: str, page: Page) -> str | None:
-    """The address of an open pull request that has the page already."""
+def _open_request(name: str, page: Page) -> tuple[str, str] | None:
+    """The commit and the address of an open pull request that has the page already."""
     listed, _ = get_json(
         f"/api/models/{name}/discussions?type=pull_request&status=open", f"the pull requests of {name}"
     )
@@ -212,11 +214,11 @@ def _open_request(name: str, page: Page) -> str | None:
         except KzooError:
             continue
         if _same(page, there):
-            return f"{hub()}/{name}/discussions/{request.get('num')}"
+            return there.commit, f"{hub()}/{name}/discussions/{request.get('num')}"
     return None
 
 
-def _done(before: Repository, options: Options, commit: str, changed: bool, request: str | None) -> Published:
+def _done(before: Repository, options: Options, commit: str, request: str | None, changed: bool) -> Published:
     """What was published; only now, that all is there, may others see it."""
     name = before.id
     public = not before.private

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from kzoo.environment import environment_class, read_environment
 from kzoo.errors import InputError
-from kzoo.faults import read_json
 from kzoo.hashing import weights_sha256
 from kzoo.hub.headers import Content
 from kzoo.hub.models import Fetcher, lock_folders
 from kzoo.hub.names import PREFIX, RepositoryName, Wanted
 from kzoo.hub.repositories import Repository, read_repository
-from kzoo.layout import ENVIRONMENT, METRICS, PLAN, RECIPE, WEIGHTS
+from kzoo.layout import ENVIRONMENT, PLAN, RECIPE, WEIGHTS
+from kzoo.model_folder import load
 from kzoo.publish.trust import require_harmless
 from kzoo.recipe import Recipe, library_versions, read_recipe
 from kzoo.running import Surroundings, run_recipe
 from kzoo.zoo import Zoo
 
 #: What is fetched of a page beside the weights, and how large each may be.
-_MOST = {RECIPE: 1_000_000, PLAN: 20_000_000, ENVIRONMENT: 100_000, METRICS: 50_000_000}
+_MOST = {RECIPE: 1_000_000, PLAN: 20_000_000, ENVIRONMENT: 100_000}
 #: On another class of machine: the largest difference of a weight, as a share of the tensor's largest entry.
 WEIGHT_TOLERANCE = 1e-4
 
@@ -61,6 +63,9 @@ class Rebuilt:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         accuracy = dict(zip(("published", "rebuilt"), self.accuracy, strict=True)) if self.accuracy else None
+        tensors = [
+            {"name": one.name, "largest": _finite(one.largest), "share": _finite(one.share)} for one in self.tensors
+        ]
         return {
             "repository": self.repository,
             "commit": self.commit,
@@ -68,14 +73,21 @@ class Rebuilt:
             "sha256": {"published": self.published, "rebuilt": self.rebuilt},
             "verdict": self.verdict,
             "environment": {key: {"published": a, "here": b} for key, (a, b) in self.odd.items()},
-            "tensors": [{"name": one.name, "largest": one.largest, "share": one.share} for one in self.tensors],
+            "tensors": tensors,
             "accuracy": accuracy,
         }
 
 
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
 @dataclass(frozen=True)
 class Nearness:
-    """How near other bytes must be: only where the machine is of another class, and by the accuracy where it trained."""
+    """How near other bytes must be, and only where the machine is of another class.
+
+    Where it trained, by the accuracies of both on the recipe's test images, which are measured here.
+    """
 
     elsewhere: bool
     trained: bool
@@ -83,7 +95,7 @@ class Nearness:
 
     def is_met(self, tensors: Sequence[TensorDifference], accuracy: tuple[float, float] | None) -> bool:
         """Whether these differences are what another class of machine makes."""
-        if not self.elsewhere or any(one.share is None for one in tensors):
+        if not self.elsewhere or any(one.largest is None or not math.isfinite(one.largest) for one in tensors):
             return False
         if self.trained:
             return accuracy is not None and abs(accuracy[0] - accuracy[1]) <= self.tolerance
@@ -99,11 +111,13 @@ def rebuild(
     *,
     threads: int | None = None,
     tolerance: float = 0.02,
+    data: Path | None = None,
 ) -> Rebuilt:
     """Run the recipe of a published model on its pinned sources, and compare the weights.
 
     The result is written into the new folder ``out``, or thrown away. ``threads`` takes the place of the recipe's.
-    ``tolerance`` is how far accuracies may lie apart that were measured on other classes of machines.
+    ``tolerance`` is how far the accuracies of the two may lie apart on another class of machine. ``data`` is the folder of
+    torchvision's data sets, where the recipe needs one.
 
     Raises:
         InputError: there is no such model, or its recipe cannot be run, or asks for what a stranger's may not.
@@ -114,17 +128,37 @@ def rebuild(
     with tempfile.TemporaryDirectory() as text:
         place = Path(text)
         recipe = _fetched_recipe(repository, place / "page")
-        if threads is not None:
-            training = recipe.training and recipe.training.model_copy(update={"threads": threads})
-            recipe = recipe.model_copy(update={"threads": threads, "training": training})
-        odd = _odd(recipe, place / "page" / ENVIRONMENT)
+        odd = _odd(recipe, threads, repository, place / "page" / ENVIRONMENT)
         for key, (there, here) in odd.items():
             say(f"it was made with {key} {there}, here it is {here}")
         folder = out or place / "rebuilt"
-        run_recipe(recipe, Surroundings(place / "page", zoo, progress=progress), folder)
+        where = Surroundings(place / "page", zoo, progress=progress)
+        asked = _with_data(_with_threads(recipe, threads), data)
+        run_recipe(asked, where, folder)
         near = Nearness(bool(odd), recipe.training is not None, tolerance)
-        found = _compared(repository, folder, place / "page", near, lambda: _fetched_weights(repository, zoo, say))
+        comparison = _Comparison(repository, folder, where, asked, near)
+        found = comparison.carried_out(lambda: _fetched_weights(repository, zoo, say))
         return replace(found, odd=odd, folder=out)
+
+
+def _with_threads(recipe: Recipe, threads: int | None) -> Recipe:
+    if threads is None:
+        return recipe
+    training = recipe.training and recipe.training.model_copy(update={"threads": threads})
+    return recipe.model_copy(update={"threads": threads, "training": training})
+
+
+def _with_data(recipe: Recipe, data: Path | None) -> Recipe:
+    """The recipe with the folder of torchvision's data sets on this machine."""
+    if data is None:
+        return recipe
+    root = str(data.resolve())
+    changes = {
+        name: section.model_copy(update={"root": root})
+        for name in ("data", "recalibrate")
+        if (section := getattr(recipe, name)) is not None
+    }
+    return recipe.model_copy(update=changes)
 
 
 def _fetched_recipe(repository: Repository, folder: Path) -> Recipe:
@@ -144,32 +178,71 @@ def _fetched_recipe(repository: Repository, folder: Path) -> Recipe:
     for name, most in _MOST.items():
         if name in repository.files:
             (folder / name).write_bytes(content.whole(name, most))
-    recipe = read_recipe(folder / RECIPE)
+    with _called(f"{where}/{RECIPE}", folder / RECIPE):
+        recipe = read_recipe(folder / RECIPE)
     require_harmless(recipe, f"{where}/{RECIPE}")
     return recipe
 
 
-def _odd(recipe: Recipe, file: Path) -> dict[str, tuple[str, str]]:
-    """What decides bytes and is different here: versions, and the class of the machine where the page tells it."""
+@contextmanager
+def _called(name: str, path: Path) -> Iterator[None]:
+    """Let sentences about a file call it what it is on the Hub: its place here is gone when they are read."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error).replace(str(path), name)) from None
+
+
+def _odd(recipe: Recipe, threads: int | None, repository: Repository, file: Path) -> dict[str, tuple[str, str]]:
+    """What decides bytes and is different here: versions, threads, and the class of the machine where the page tells it."""
     there = dict(recipe.versions)
     here = library_versions()
+    if threads is not None and recipe.threads is not None:
+        there["threads"], here["threads"] = str(recipe.threads), str(threads)
     if file.is_file():
-        there |= read_environment(file)
+        with _called(f"{PREFIX}{repository.id}/{ENVIRONMENT}", file):
+            there |= read_environment(file)
         here |= environment_class()
-    there.pop("kzoo", None)
     return {key: (there[key], here[key]) for key in there if key in here and there[key] != here[key]}
 
 
-def _compared(repository: Repository, folder: Path, page: Path, near: Nearness, weights: Callable[[], Path]) -> Rebuilt:
-    """What a rebuilt folder is beside a page; ``weights`` fetches the published ones, which is done only if they differ."""
-    rebuilt = weights_sha256([folder / WEIGHTS])
-    published = _published_sum(repository)
-    accuracy = _accuracies(page / METRICS, folder / METRICS)
-    tensors = () if rebuilt == published else tuple(_differences(weights(), folder / WEIGHTS))
-    verdict = "identical" if rebuilt == published else "equivalent" if near.is_met(tensors, accuracy) else "different"
-    return Rebuilt(
-        repository.id, repository.commit, None, published, rebuilt, verdict, tensors=tensors, accuracy=accuracy
-    )
+@dataclass(frozen=True)
+class _Comparison:
+    """A rebuilt folder, and what it is held against."""
+
+    repository: Repository
+    folder: Path
+    where: Surroundings
+    recipe: Recipe
+    near: Nearness
+
+    def carried_out(self, weights: Callable[[], Path]) -> Rebuilt:
+        """What was found; ``weights`` fetches the published ones, which is done only if they differ."""
+        rebuilt, published = weights_sha256([self.folder / WEIGHTS]), _published_sum(self.repository)
+        told = Rebuilt(self.repository.id, self.repository.commit, None, published, rebuilt, "identical")
+        if rebuilt == published:
+            return told
+        theirs = weights()
+        tensors = tuple(_differences(theirs, self.folder / WEIGHTS))
+        accuracy = self._accuracies(theirs)
+        verdict = "equivalent" if self.near.is_met(tensors, accuracy) else "different"
+        return replace(told, verdict=verdict, tensors=tensors, accuracy=accuracy)
+
+    def _accuracies(self, theirs: Path) -> tuple[float, float] | None:
+        """How good the published weights are on the recipe's test images, and the rebuilt: what a page says proves nothing."""
+        from safetensors.torch import load_file
+
+        from kzoo.training.evaluation import evaluate
+
+        if self.recipe.data is None:
+            return None
+        module, task = load(self.folder), self.where.data(self.recipe.data)
+        rebuilt = evaluate(module, task.test)["accuracy"]
+        try:
+            module.load_state_dict(load_file(theirs))
+        except RuntimeError:  # another network's
+            return None
+        return float(evaluate(module, task.test)["accuracy"]), float(rebuilt)
 
 
 def _published_sum(repository: Repository) -> str:
@@ -188,23 +261,6 @@ def _fetched_weights(repository: Repository, zoo: Callable[[], Zoo], say: Callab
     folders = lock_folders(zoo())
     fetcher = Fetcher(folders, folders[-1], lambda _what, _done: None, say)
     return fetcher.fetch(Wanted(text, pinned, WEIGHTS, text.removeprefix(PREFIX))).path
-
-
-def _accuracies(published: Path, rebuilt: Path) -> tuple[float, float] | None:
-    if not (published.is_file() and rebuilt.is_file()):
-        return None
-    found = []
-    for path in (published, rebuilt):
-        test = read_json(path, "metrics", _MOST[METRICS]).data
-        accuracy = (
-            test.get("test", {}).get("accuracy")
-            if isinstance(test, dict) and isinstance(test.get("test"), dict)
-            else None
-        )
-        if not isinstance(accuracy, (int, float)):
-            return None
-        found.append(float(accuracy))
-    return found[0], found[1]
 
 
 def _differences(published: Path, rebuilt: Path) -> list[TensorDifference]:

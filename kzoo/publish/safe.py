@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable, Iterator
 
 _LONGEST = 1000
 _LONGEST_CODE = 160
+_MOST_MARKS = 3
 _CUT = "…"
 #: Renderers make links of these even where nothing asks for one, so such words are shown as code.
 _AUTOLINK = re.compile(r"://|www\.|@|mailto:|xmpp:", re.IGNORECASE)
@@ -29,10 +31,18 @@ class Safe(str):
 def line(text: str, most: int = _LONGEST) -> str:
     """The text in one line of at most ``most`` characters: control, bidi and unassigned characters are removed."""
     text = unicodedata.normalize("NFC", " ".join(text.split()))
-    # Accents that stay apart could be piled up over the lines above.
-    text = "".join(c for c in text if c.isprintable() and unicodedata.category(c) not in ("Mn", "Me"))
+    text = "".join(_without_piles(c for c in text if c.isprintable()))
     text = " ".join(text.split())
     return text if len(text) <= most else f"{text[: most - 1]}{_CUT}"
+
+
+def _without_piles(characters: Iterable[str]) -> Iterator[str]:
+    """The characters without marks that could be piled up over the lines above: scripts need two on a letter, rarely more."""
+    marks = 0
+    for character in characters:
+        marks = marks + 1 if unicodedata.category(character) in ("Mn", "Me") else 0
+        if marks <= _MOST_MARKS:
+            yield character
 
 
 def code(text: str) -> Safe:

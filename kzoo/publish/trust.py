@@ -1,4 +1,7 @@
-"""What a recipe from the Hub may ask for: it is data from a stranger, so it names no code, no place, and nothing endless."""
+"""What a published recipe says, and what one from the Hub may ask for.
+
+It is data from a stranger, so it names no code, no place, and nothing endless.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from kzoo.hub.names import PREFIX, parse_wanted
 from kzoo.layout import PLAN
 from kzoo.readers.files import SMALL
 from kzoo.readers.libraries import LIBRARIES
-from kzoo.recipe import DataSection, Recipe
+from kzoo.recipe import DataSection, Recipe, plain_task, public_path
 
 _COMMIT_DIGITS = 40
 #: By field: more than any result that is worth publishing needs.
@@ -45,6 +48,29 @@ def require_harmless(recipe: Recipe, where: str) -> None:
         raise InputError(f"{where}: {field}: {problem}; it comes from the Hub, so it is not run")
 
 
+def public_recipe(recipe: Recipe) -> Recipe:
+    """A recipe without places on this machine: of a file only its name is left, of data folders nothing."""
+    sources = [source.model_copy(update={"path": public_path(source.path)}) for source in recipe.sources]
+    changes: dict[str, object] = {"sources": sources}
+    for name in ("data", "recalibrate"):
+        section = getattr(recipe, name)
+        if section is not None:
+            changes[name] = section.model_copy(update={"root": None, "task": _public_task(section.task)})
+    if recipe.plan is not None:
+        changes["plan"] = recipe.plan.model_copy(update={"path": PLAN})
+    return recipe.model_copy(update=changes)
+
+
+def _public_task(task: str) -> str:
+    plain = plain_task(task)
+    return task if plain == task else f"{plain}:{public_path(task.partition(':')[2])}"
+
+
+def obstacles(recipe: Recipe) -> tuple[str, ...]:
+    """Why others cannot make a published model again from its recipe: none where they can."""
+    return tuple(problem for _, problem in _faults(public_recipe(recipe)))
+
+
 def _faults(recipe: Recipe) -> Iterator[tuple[str, str]]:
     for number, source in enumerate(recipe.sources):
         problem = _source_problem(source.path)
@@ -75,15 +101,15 @@ def _source_problem(path: str) -> str | None:
         return None
     if path.startswith("py:"):
         return f"{path!r:.80} names code"
-    return f"{path!r:.120} is a file of its maker's, which is not published: ask for it, and run the recipe with 'kzoo run'"
+    return f"{path!r:.120} is a file of its maker's, which is not published"
 
 
 def _data_faults(section: DataSection) -> Iterator[tuple[str, str]]:
     if section.root is not None:
         yield "root", f"{section.root!r:.80} is a place on a disk"
     if section.task.startswith("imagefolder:") or ":" in section.task:
-        yield "task", f"{section.task!r:.80} are images of its maker's, which are not published"
-    asked = [section.train or 1, section.channels or 1, section.size or 1, section.size or 1]
+        yield "task", "it needs images of its maker's, which are not published"
+    asked = [(section.train or 0) + (section.test or 0), section.channels or 1, section.size or 1, section.size or 1]
     if math.prod(asked) > _MOST_IMAGES:
         yield "train", f"so many images of that size take {math.prod(asked) / 1e9:,.0f} GB"
 

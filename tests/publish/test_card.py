@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from kzoo.paths import own_registry, registry_directory
 from kzoo.publish import metadata
 from kzoo.publish.card import card_text, checked_card
 from kzoo.publish.facts import CardFacts, CardLicense, Images, Parent, Transferred, proportion, read_facts
+from kzoo.publish.page import Choice, card_license, chosen_license
 from kzoo.publish.papers import METHODS
 from kzoo.publish.picture import matching_picture
 from kzoo.publish.rules import card_faults
@@ -159,7 +161,7 @@ def test_parents_on_the_hub_are_named_with_their_revisions(tmp_path: Path) -> No
     assert "reconstruction from the abstract" in made
     # Where a file lies on its maker's machine is nobody's business.
     assert "private" not in text
-    assert "It needs `mine.safetensors` with the sha256 above" in section(text, "How to rebuild it")
+    assert "mine.safetensors' is a file of its maker's, which is not published" in section(text, "How to rebuild it")
 
 
 @pytest.mark.parametrize(
@@ -245,8 +247,8 @@ def test_a_random_start_has_no_parents_and_cites_nothing(random_start: Path) -> 
 def test_a_random_start_beside_a_source_says_that_nothing_came_from_it(tmp_path: Path) -> None:
     text = card_text(read_facts(model_folder(tmp_path / "x", ("../a/model.safetensors",), "random")))
     assert "* **Start:** random weights; the recipe names a source, but nothing of it was carried over.\n" in text
-    assert f"| `a/model.safetensors` | - | `{SHA}` | not known |" in text
-    assert "It needs `a/model.safetensors` with the sha256 above" in text
+    assert f"| `model.safetensors` | - | `{SHA}` | not known |" in text
+    assert "'model.safetensors' is a file of its maker's, which is not published" in text
 
 
 def test_a_plan_of_ones_own_is_told(tmp_path: Path) -> None:
@@ -280,6 +282,7 @@ def test_a_lock_tells_the_license_of_a_parent(tmp_path: Path, monkeypatch: pytes
             repository="a/b",
             commit=COMMIT,
             license="cc-by-4.0",
+            told={"license": "cc-by-4.0"},
             files=files,
             network=Network(tensors={"a": "F32 1"}),
         ),
@@ -687,16 +690,22 @@ def test_a_folder_of_something_else(tmp_path: Path) -> None:
 
 
 def test_it_prints_the_card(command: Command, folder: Path, random_start: Path) -> None:
-    code, said, notes = command("card", folder, "--beside", random_start, "--license", "mit", "--repo", "a/b")
+    code, said, notes = command("card", folder, "--beside", random_start, "--license", "apache-2.0", "--repo", "a/b")
     assert (code, notes) == (0, "")
-    assert said == card_text(read_facts(folder, "a/b", CardLicense("mit"), [random_start], open_zoo))
+    facts = read_facts(folder, "a/b", None, [random_start], open_zoo)
+    license = card_license(chosen_license(facts, Choice("apache-2.0")))
+    assert license is not None and license.license == "apache-2.0" and "permissive" in license.reasons[0]
+    assert said == card_text(replace(facts, license=license))
+    code, said, notes = command("card", folder, "--license", "mit")
+    assert (code, "license: mit\n" in said) == (0, True)
+    assert "Warning: it may not be published under mit: local:glyphs-resnet-2x12 does not allow it" in notes
     assert not (folder / "matching.svg").exists()
 
 
 def test_it_writes_card_and_picture_and_checks_them(command: Command, folder: Path) -> None:
     code, said, notes = command("card", folder, "--out", folder / "README.md")
     assert (code, said) == (0, "")
-    assert "Written: " in notes and "It names no license" in notes
+    assert "Written: " in notes and "It names no license" not in notes, "its source has one"
     text = (folder / "README.md").read_text()
     assert "](matching.svg)" in text
     assert (folder / "matching.svg").read_text().startswith("<svg ")
@@ -721,8 +730,8 @@ def test_it_prints_json(command: Command, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--license", "MIT"), "the Hub would not take this card: license: expected an id"),
-        (("--license", "other"), "license_name is missing"),
+        (("--license", "Mine"), "is no license: expected an SPDX id"),
+        (("--license", "other"), "give --license-name and --license-link with it"),
         (("--license-name", "x"), "give that with them"),
         (("--repo", "letters"), "expected user/name"),
         (("--beside", "gone"), "gone is no model folder of kzoo"),

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import timm
 import torch
 import yaml
 
@@ -78,8 +79,14 @@ def test_trained_published_added_carried_over_published_rebuilt(hub: Hub, here, 
     target = ("--classes", "10", "--in-chans", "1")
     row = json.loads(here("recommend", "timm:test_resnet", *target, "--json"))["results"][0]
     assert (row["model"], row["similarity"], row["exact"]) == ("tester/a", 1.0, True)
-    here("transfer", "tester/a", "timm:test_convnext", *target, "--out", "b", "--quiet")
+    here("transfer", "tester/a", "timm:test_convnext", *target, "--out", "c", "--quiet")
+    recipe = yaml.safe_load((tmp_path / "c/recipe.yaml").read_text()) | {
+        key: RECIPE[key] for key in ("data", "training")
+    }
+    (tmp_path / "trained.yaml").write_text(yaml.safe_dump(recipe))
+    here("run", "trained.yaml", "--out", "b")
     told = json.loads(here("publish", "b", "--repo", "tester/b", "--json"))
+    here("publish", "c", "--repo", "tester/c", "--public")
     assert (told["changed"], told["license"]) == (True, "apache-2.0"), "the license of its source"
     card = hub.read("tester/b", "README.md", "main").decode()
     head = yaml.safe_load(card.split("---\n")[1])
@@ -96,10 +103,15 @@ def test_trained_published_added_carried_over_published_rebuilt(hub: Hub, here, 
     expected = kzoo.load(tmp_path / "b")(torch.randn(2, 1, 64, 64))
     torch.testing.assert_close(torch.tensor(json.loads(logits)), expected, rtol=0, atol=1e-6)
 
-    for seed, more in (("1", ("--threads", "2")), ("2", ("--out", str(tmp_path / "again")))):
-        rebuilt = stranger("-m", "kzoo", "rebuild", "tester/b", "--json", *more, PYTHONHASHSEED=seed)
+    # timm prepares images as they were prepared for the training.
+    prepared = timm.data.resolve_model_data_config(timm.create_model("hf-hub:tester/b"))
+    assert (prepared["input_size"], list(prepared["mean"]), prepared["crop_pct"]) == ((1, 32, 32), [0.449], 1.0)
+
+    for model, seed, more in (("c", "1", ("--threads", "2")), ("b", "2", ("--out", str(tmp_path / "again")))):
+        rebuilt = stranger("-m", "kzoo", "rebuild", f"tester/{model}", "--json", *more, PYTHONHASHSEED=seed)
         told = json.loads(rebuilt)
-        assert (told["verdict"], told["tensors"], told["environment"]) == ("identical", [], {})
+        assert (told["verdict"], told["tensors"]) == ("identical", [])
+        assert list(told["environment"]) == (["threads"] if "--threads" in more else [])
     assert (tmp_path / "again/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
     told = json.loads(here("rebuild", f"tester/a@{first}", "--json"))
     assert (told["verdict"], told["commit"]) == ("identical", first), "trained anew"

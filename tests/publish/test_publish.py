@@ -114,7 +114,8 @@ def test_no_place_on_this_machine_is_published(world, model, command, tmp_path):
     (model / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     code, _, said = command("publish", model, "--repo", NAME, "--license", "mit", "--i-have-permission", "mine, 2026")
     assert code == 0, said
-    assert "the source weights.safetensors is not published" in said
+    assert "others cannot make this model again: 'weights.safetensors' is a file of its maker's" in said
+    assert "kzoo rebuild" not in said + world.read(NAME, "README.md", "main").decode()
     for name in world.head(NAME).files:
         content = world.read(NAME, name, "main")
         assert b"secret place" not in content and str(tmp_path).encode() not in content, name
@@ -192,13 +193,13 @@ def test_the_license_must_be_one_that_the_sources_allow(world, model, command, m
     assert "the owner, by mail of 2026" in world.read(NAME, "README.md", "main").decode()
     monkeypatch.setattr(page, "read_facts", with_license("gpl-3.0"))
     code, _, said = command("publish", model, "--repo", "tester/other", "--license", "mit")
-    assert (code, "its sources ask for gpl-3.0" in said) == (1, True), said
+    assert (code, "local:glyphs-resnet-2x8 does not allow it" in said) == (1, True), said
     assert command("publish", model, "--repo", "tester/other")[0] == 0
     head = yaml.safe_load(world.read("tester/other", "README.md", "main").decode().split("---\n")[1])
     assert head["license"] == "gpl-3.0"
     monkeypatch.setattr(page, "read_facts", with_license(None))
     code, _, said = command("publish", model, "--repo", "tester/third", "--license", "mit")
-    assert (code, "no license is known of all its sources" in said) == (1, True), said
+    assert (code, "local:glyphs-resnet-2x8 does not allow it" in said) == (1, True), said
     assert command("publish", model, "--repo", "tester/third")[0] == 0
     head = yaml.safe_load(world.read("tester/third", "README.md", "main").decode().split("---\n")[1])
     assert head["license"] == "unknown"
