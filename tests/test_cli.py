@@ -354,7 +354,7 @@ def test_show_reads_any_network(kzoo_command: Run) -> None:
     [
         ("torch", "torch", ["environment"]),
         ("scipy", "training", ["claims", "verify", "dpiat"]),
-        ("jinja2", "publish", ["report", "--html", "page.html"]),
+        ("jinja2", "pipelines", ["report", "--html", "page.html"]),
     ],
 )
 def test_a_command_whose_libraries_are_missing_says_what_to_install(

@@ -20,7 +20,7 @@ from kzoo.errors import InputError
 from kzoo.files import new_folder
 from kzoo.recipe import Recipe, TargetSection, moved, read_recipe, recipe_text
 
-FILES = ["README.md", "config.json", "model.safetensors", "recipe.yaml"]
+FILES = ["README.md", "config.json", "environment.yaml", "model.safetensors", "recipe.yaml"]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
