@@ -3,6 +3,8 @@
 import json
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -157,5 +159,7 @@ def test_the_same_script_by_its_other_name():
 
     scripts = {point.name: point.value for point in entry_points(group="console_scripts") if "kzoo" in point.name}
     assert scripts == {"kzoo": "kzoo.cli.main:main", "hf-kzoo": "kzoo.cli.main:main"}
-    done = subprocess.run(["hf-kzoo", "--version"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [Path(sys.executable).with_name("hf-kzoo"), "--version"], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, "kzoo" in done.stdout) == (0, True)
