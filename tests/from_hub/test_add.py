@@ -30,14 +30,6 @@ def trained(name: str, classes: int, seed: int = 0, **tags: object) -> dict[str,
 
 
 @pytest.fixture
-def registry(tmp_path, monkeypatch):
-    """The registry of one's own that commands change and see."""
-    folder = tmp_path / "own"
-    monkeypatch.setenv("KZOO_REGISTRY", str(folder))
-    return folder
-
-
-@pytest.fixture
 def model(hub_client, registry, monkeypatch):
     """A Hub with two trained networks; waiting takes no time."""
     monkeypatch.setattr(client.time, "sleep", lambda _seconds: None)

@@ -5,11 +5,8 @@ A sample runs with the suite; all of them by `make test-faults`.
 
 import hashlib
 import json
-import os
-import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -20,6 +17,7 @@ from kzoo.hub import client
 from kzoo.hub.locks import lock_file
 from kzoo.training.networks import small_network
 from tests.hub import faults
+from tests.hub.killing import killed_at
 from tests.hub.messages import Body
 
 NAME = "me/shards"
@@ -107,13 +105,6 @@ FILES = parts()
 
 
 @pytest.fixture
-def registry(tmp_path, monkeypatch):
-    folder = tmp_path / "own"
-    monkeypatch.setenv("KZOO_REGISTRY", str(folder))
-    return folder
-
-
-@pytest.fixture
 def shards(hub_client, registry, monkeypatch, no_waiting):
     """A Hub with a network in three files; waiting takes no time."""
     monkeypatch.setattr(client.time, "sleep", lambda _seconds: None)
@@ -196,24 +187,9 @@ def test_killed_at_a_request_the_next_run_succeeds(hub, hub_environment, registr
     hub.cdn = True
     environment = hub_environment() | {"KZOO_REGISTRY": str(registry)}
     command = [sys.executable, "-m", "kzoo", "pull", f"hf:{NAME}", "--json"]
-    known = threading.Event()
-
-    def kill() -> None:
-        known.wait(20)
-        os.kill(process.pid, signal.SIGKILL)
-
-    hub.fail(faults.first(kill), nth=nth, times=1)
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        known.set()
-        process.communicate(timeout=60)
-    requests = ADD_REQUESTS + PULL_REQUESTS
-    hub.heal()
-    assert (process.returncode == -signal.SIGKILL) or nth > requests, (process.returncode, len(hub.log.entries))
+    assert killed_at(hub, nth, command, environment) or nth > ADD_REQUESTS + PULL_REQUESTS
     lock = lock_file(registry, NAME)
-    if process.returncode != 0:
-        assert not lock.exists()
+    assert not lock.exists() or nth > ADD_REQUESTS + PULL_REQUESTS
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     require_true(lock, hub)

@@ -18,14 +18,6 @@ from tests.hub import faults, samples
 
 
 @pytest.fixture
-def registry(tmp_path, monkeypatch):
-    """The registry of one's own that commands change and see."""
-    folder = tmp_path / "own"
-    monkeypatch.setenv("KZOO_REGISTRY", str(folder))
-    return folder
-
-
-@pytest.fixture
 def model(hub_client, registry, monkeypatch):
     """A Hub with a small trained network; waiting takes no time."""
     monkeypatch.setattr(client.time, "sleep", lambda _seconds: None)

@@ -17,13 +17,6 @@ from tests.hub.storage import File
 
 
 @pytest.fixture
-def registry(tmp_path, monkeypatch):
-    folder = tmp_path / "own"
-    monkeypatch.setenv("KZOO_REGISTRY", str(folder))
-    return folder
-
-
-@pytest.fixture
 def odd(hub_client, registry, monkeypatch):
     """A Hub for odd repositories; waiting takes no time."""
     monkeypatch.setattr(client.time, "sleep", lambda _seconds: None)

@@ -8,7 +8,6 @@ import pytest
 
 from kzoo.hub import client
 from kzoo.hub.locks import lock_file
-from tests.from_hub.test_add import registry  # noqa: F401
 from tests.from_hub.test_pull import CONFIG, weights
 from tests.hub import faults
 
@@ -23,7 +22,7 @@ def waits(monkeypatch):
 
 
 @pytest.fixture
-def many(hub_client, registry, waits):  # noqa: F811
+def many(hub_client, registry, waits):
     """A Hub with nine repositories, four of them of no use."""
     hub = hub_client()
     hub.page = 4
@@ -41,7 +40,7 @@ def many(hub_client, registry, waits):  # noqa: F811
 NETS = [f"me/net{number}" for number in range(5)]
 
 
-def test_all_that_can_be_read_is_added_and_ranked(many, registry, command):  # noqa: F811
+def test_all_that_can_be_read_is_added_and_ranked(many, registry, command):
     with many.log.recording() as log:
         code, out, said = command("registry", "sync", "hub", "--filter", "vision", "--limit", "50", "--json")
     assert code == 0, said
@@ -65,7 +64,7 @@ def test_all_that_can_be_read_is_added_and_ranked(many, registry, command):  # n
     assert log.count(path="*me/net*") == 0, "what is there costs no request"
 
 
-def test_the_limit_takes_those_downloaded_most_and_the_author_only_theirs(many, registry, command):  # noqa: F811
+def test_the_limit_takes_those_downloaded_most_and_the_author_only_theirs(many, registry, command):
     many.add_repo("you/net", {"model.safetensors": weights()}, tags=["vision"], downloads=1000)
     code, out, _ = command("registry", "sync", "hub", "--filter", "vision", "--limit", "2", "--dry-run", "--json")
     assert (code, json.loads(out)["added"]) == (0, ["you/net", "me/net0"])
@@ -74,7 +73,7 @@ def test_the_limit_takes_those_downloaded_most_and_the_author_only_theirs(many, 
     assert json.loads(out)["added"] == ["you/net"]
 
 
-def test_it_goes_on_where_it_was_interrupted(many, registry, command):  # noqa: F811
+def test_it_goes_on_where_it_was_interrupted(many, registry, command):
     many.fail(faults.error(503), path="*net3*", times=None)
     many.fail(faults.error(503), path="*net4*", times=None)
     many.fail(faults.error(503), path="*gated*", times=None)
@@ -106,7 +105,7 @@ def test_it_waits_as_long_as_the_hub_asks(many, command, waits):
     assert (code, "asks to wait for 4000 s" in said) == (3, True)
 
 
-def test_changed_networks_are_named_and_moved_when_asked(many, registry, command):  # noqa: F811
+def test_changed_networks_are_named_and_moved_when_asked(many, registry, command):
     command("registry", "sync", "hub", "--filter", "vision", "--limit", "2")
     new = many.commit("me/net1", {"model.safetensors": weights(77)})
     code, out, _ = command("registry", "sync", "hub", "--filter", "vision", "--limit", "2", "--json")
@@ -147,7 +146,7 @@ def found(out: str) -> dict[str, str]:
     return {each["model"]: each["problem"] for each in json.loads(out)["remote"]}
 
 
-def test_a_registry_is_held_against_the_hub(many, registry, command):  # noqa: F811
+def test_a_registry_is_held_against_the_hub(many, registry, command):
     command("registry", "sync", "hub", "--filter", "vision")
     code, out, said = command("registry", "check", registry, "--remote")
     assert (code, "All of it is on the Hub" in out) == (0, True), said
@@ -194,7 +193,7 @@ def test_unlocked_entries_are_asked_for_by_their_owners_list(hub_client, command
     assert len(log) <= 6, str(log)
 
 
-def test_a_locked_commit_that_is_gone_is_dead(many, registry, command):  # noqa: F811
+def test_a_locked_commit_that_is_gone_is_dead(many, registry, command):
     command("add", "me/net0")
     many.delete("me/net0")
     many.add_repo("me/net0", {"model.safetensors": weights(5)})
@@ -203,7 +202,7 @@ def test_a_locked_commit_that_is_gone_is_dead(many, registry, command):  # noqa:
     assert "its locked commit is gone" in json.loads(out)["remote"][0]["said"]
 
 
-def test_a_dead_hub_is_said_at_once(many, registry, command):  # noqa: F811
+def test_a_dead_hub_is_said_at_once(many, registry, command):
     command("add", "me/net0")
     many.stop()
     for arguments in (("registry", "check", registry, "--remote"), ("registry", "sync", "hub"), ("add", "me/net1")):
@@ -211,7 +210,7 @@ def test_a_dead_hub_is_said_at_once(many, registry, command):  # noqa: F811
         assert (code, said.count("Error: "), "does not answer" in said) == (3, 1, True), said
 
 
-def test_a_registry_with_an_entry_but_without_its_lock_says_so(many, registry, command):  # noqa: F811
+def test_a_registry_with_an_entry_but_without_its_lock_says_so(many, registry, command):
     command("add", "me/net0")
     shutil.rmtree(Path(registry) / "locks")
     code, _, said = command("-C", registry, "index")

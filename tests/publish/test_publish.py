@@ -1,11 +1,8 @@
 """Model folders on the tests' Hub: one commit, whole or not at all, once, and nothing by accident."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -15,6 +12,7 @@ from kzoo.hub import client
 from kzoo.publish import publishing
 from kzoo.publish.rules import card_faults
 from tests.hub import faults
+from tests.hub.killing import killed_at
 
 NAME = "tester/model"
 #: The requests of a first publication without xet; `test_the_requests_are_as_many_as_the_faults_are_tried_at` counts.
@@ -278,20 +276,7 @@ KILLED = [
 def test_killed_at_a_request_leaves_nothing_or_all_of_it(hub, hub_environment, model, xet, nth):
     environment = hub_environment("hf_write", xet=xet)
     command = [sys.executable, "-m", "kzoo", "publish", str(model), "--repo", NAME, "--public"]
-    known = threading.Event()
-
-    def kill() -> None:
-        known.wait(20)
-        os.kill(process.pid, signal.SIGKILL)
-
-    hub.fail(faults.first(kill), nth=nth, times=1)
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        known.set()
-        process.communicate(timeout=60)
-    hub.heal()
-    assert process.returncode == -signal.SIGKILL
+    assert killed_at(hub, nth, command, environment)
     require_nothing_or_all(hub, model)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
