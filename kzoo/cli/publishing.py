@@ -23,6 +23,17 @@ _STDOUT = Path("-")
 _PREVIEW = "preview.html"
 
 
+_license_name = click.option("--license-name", metavar="NAME", help="What --license other is called.")
+_license_link = click.option("--license-link", metavar="URL", help="Where the text of --license other is.")
+_beside = click.option(
+    "--beside",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="A model from another start, tested on the same images, to put beside it; may be repeated.",
+)
+
+
 @click.command(
     epilog="\b\nExamples:\n"
     "  kzoo card trained\n"
@@ -33,15 +44,9 @@ _PREVIEW = "preview.html"
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--repo", "repository", metavar="USER/NAME", help="Where it is going to be on the Hub, for links.")
 @click.option("--license", metavar="ID", help="An id of the Hub, such as apache-2.0, or other.")
-@click.option("--license-name", metavar="NAME", help="What --license other is called.")
-@click.option("--license-link", metavar="URL", help="Where the text of --license other is.")
-@click.option(
-    "--beside",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="A model from another start, tested on the same images, to put beside it; may be repeated.",
-)
+@_license_name
+@_license_link
+@_beside
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
@@ -168,21 +173,15 @@ def _check(path: Path, as_json: bool) -> None:
 @click.option("--pr", "pull_request", is_flag=True, help="Propose it to a repository that exists, as a pull request.")
 @click.option("--yes", is_flag=True, help="Replace files that are there without asking.")
 @click.option("--license", metavar="ID", help="One that all sources allow. Default: the one that they ask for.")
-@click.option("--license-name", metavar="NAME", help="What --license other is called.")
-@click.option("--license-link", metavar="URL", help="Where the text of --license other is.")
+@_license_name
+@_license_link
 @click.option(
     "--i-have-permission",
     "permission",
     metavar="TEXT",
     help="Who allows what the licenses do not; the card says it.",
 )
-@click.option(
-    "--beside",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="A model from another start, tested on the same images, to put beside it; may be repeated.",
-)
+@_beside
 @click.option("--force", is_flag=True, help="Replace the folder of an earlier dry run.")
 @as_json
 @click.pass_obj
