@@ -112,6 +112,11 @@ def _file(sibling: Any) -> RemoteFile:
     )
 
 
+def is_commit(revision: str | None) -> bool:
+    """Whether a revision is a commit, which stays what it is; a branch or a tag may be as long."""
+    return revision is not None and _COMMIT.fullmatch(revision) is not None
+
+
 def file_names(data: Any) -> list[str]:
     """The names of a repository's files in what the Hub says of it, also in a listing."""
     siblings = data.get("siblings") if isinstance(data, dict) else None

@@ -69,7 +69,7 @@ class CardLicense:
 class Parent:
     """A source: what people call it, its sha256, where it is on the Hub, and its license, as far as they are known.
 
-    ``shipped`` is a model that comes with kzoo; ``published`` one that others can get, from the Hub or with kzoo.
+    ``shipped`` is a model that comes with kzoo.
     """
 
     name: str
@@ -86,11 +86,6 @@ class Parent:
             _require_repository(self.repository)
         if self.revision is not None and not _COMMIT.fullmatch(self.revision):
             raise InputError(f"revision {self.revision!r:.60} is no commit: expected 40 hexadecimal digits")
-
-    @property
-    def published(self) -> bool:
-        """Whether others can get it."""
-        return self.shipped or self.repository is not None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from kzoo.errors import InputError, KzooError
 from kzoo.hashing import weights_sha256
 from kzoo.hub.headers import Content
 from kzoo.hub.names import PREFIX, is_repository, parse_wanted
-from kzoo.hub.repositories import Repository, read_repository
+from kzoo.hub.repositories import Repository, is_commit, read_repository
 from kzoo.layout import CARD, RECIPE, WEIGHTS
 from kzoo.plain_yaml import read_plain
 from kzoo.plots.tree import Node
@@ -133,7 +133,7 @@ class _Tracer:
     def _on_hub(self, path: str, sha256: str | None, above: tuple[str, ...]) -> Origin:
         asked = parse_wanted(path)
         name = asked.name
-        pinned = name.revision is not None and len(name.revision) == 40
+        pinned = is_commit(name.revision)
         pin = name.revision if pinned else None
         shown = name.id if asked.filename is None else f"{name.id}/{asked.filename}"
         found = self._repository(str(name))

@@ -12,12 +12,12 @@ from pydantic import BaseModel
 
 from kzoo.errors import InputError
 from kzoo.hub.names import PREFIX, parse_wanted
+from kzoo.hub.repositories import is_commit
 from kzoo.layout import PLAN
 from kzoo.readers.files import SMALL
 from kzoo.readers.libraries import LIBRARIES
 from kzoo.recipe import DataSection, Recipe, plain_task, public_path
 
-_COMMIT_DIGITS = 40
 #: By field: more than any result that is worth publishing needs.
 _MOST = {
     "classes": 200_000,
@@ -95,8 +95,7 @@ def _source_problem(path: str) -> str | None:
             revision = parse_wanted(path).name.revision
         except InputError as error:
             return str(error)
-        pinned = revision is not None and len(revision) == _COMMIT_DIGITS
-        return None if pinned else f"{path!r:.120} names no commit, so it may be another network by now"
+        return None if is_commit(revision) else f"{path!r:.120} names no commit, so it may be another network by now"
     if path.startswith("local:") and "/" not in path and "\\" not in path:
         return None
     if path.startswith("py:"):

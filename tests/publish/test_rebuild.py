@@ -114,6 +114,7 @@ HOSTILE = {
     "a place named local": ("sources", [{"path": "local:../../x", "sha256": SHA}]),
     "no commit": ("sources", [{"path": "hf:tester/model", "sha256": SHA}]),
     "a branch": ("sources", [{"path": "hf:tester/model@main", "sha256": SHA}]),
+    "a branch as long as a commit": ("sources", [{"path": "hf:tester/model@" + "z" * 40, "sha256": SHA}]),
     "no repository": ("sources", [{"path": "hf:../../x@" + "0" * 40, "sha256": SHA}]),
     "a plan elsewhere": ("plan", {"path": "../plan.json", "sha256": SHA}),
     "a folder of images": ("data", {"task": "imagefolder:/etc"}),
