@@ -1,0 +1,557 @@
+"""Net2DeeperNet (arXiv 1511.05641, section 2.3): a deeper network that computes the same function.
+
+Three ways, whichever the architecture allows:
+
+* a residual stage gets another block like its last one, of which every residual branch vanishes at its last layer scale,
+  normalisation or projection; the rest of it is freshly initialised;
+* behind an activation that is idempotent (ReLU, ReLU6) comes an identity layer with that activation; a batch
+  normalisation in it is undone by gamma and beta, from statistics of calibration images;
+* where asked for (``kind="residual"``), any layer gets a residual layer of zero output behind it.
+
+Residual blocks and layers preserve the function in evaluation and in training mode. An inserted batch normalisation does
+so exactly in evaluation mode, and in training mode on the calibration batch alone; on other batches approximately.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from kzoo.building import seeded
+from kzoo.edits import ACTIVATIONS, Edit, Deeper, append_edit, find_module, insert_edit
+from kzoo.errors import InputError
+from kzoo.methods.preserving import (
+    NoIdentity,
+    Proposal,
+    identity_kernel,
+    make_identity,
+    propose,
+    tensors_of,
+    undo_normalisation,
+)
+from kzoo.methods.probing import (
+    Call,
+    Output,
+    calls,
+    example_images,
+    measure_inputs,
+    outputs_of,
+    survey,
+)
+from kzoo.training.evaluation import evaluation_mode, place
+
+Kind = Literal["auto", "identity", "residual"]
+Init = Literal["fresh", "copy"]
+
+ALL = "all"
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+#: Largest relative difference of the outputs, as a share of the largest output; by the type of the network's numbers.
+TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
+_ROUGH = 5e-2
+_IDEMPOTENT = ("relu", "relu6")
+_BATCH = 64
+_PROBED = 2
+_LARGEST_KERNEL = 3
+
+
+@dataclass(frozen=True)
+class Deepening:
+    """A deepened copy of a network.
+
+    ``edits`` make the same structure of the original (`kzoo.edits.apply_edits`); ``added`` are the names of the new parts;
+    ``skipped`` tells of each stage that could not be deepened why.
+    """
+
+    module: nn.Module
+    edits: list[Edit] = field(default_factory=list)
+    added: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def deepen_module(
+    module: nn.Module,
+    at: str | Sequence[str] = ALL,
+    *,
+    calibration: Tensor | None = None,
+    kind: Kind = "auto",
+    norm: bool | None = None,
+    init: Init = "fresh",
+    seed: int = 0,
+) -> Deepening:
+    """A deeper copy of a network that computes the same function.
+
+    ``at`` names one or several places: a stage (a container of blocks; a block like its last is appended), a block with
+    a shortcut (another like it comes behind), or a layer (an identity layer comes behind its activation). ``"all"`` deepens
+    every stage by one block, or, in a network without residual stages, every resolution by one identity layer.
+
+    ``calibration`` are images ready for the network (N x C x H x W, floats, normalised); needed where a batch
+    normalisation is inserted. ``norm`` says whether an identity layer has one (None: as the layer before it). ``kind``
+    ``"residual"`` puts a residual layer of zero output behind any layer. ``init`` is what the parameters of a new block
+    that need not vanish hold: fresh values by ``seed``, or a copy of the block that it is like.
+
+    Raises:
+        InputError: a name is unknown, the function cannot be preserved there, or calibration images are missing.
+    """
+    for name, value, known in (("kind", kind, ("auto", "identity", "residual")), ("init", init, ("fresh", "copy"))):
+        if value not in known:
+            raise InputError(f"{name}={value!r} is not possible: expected one of {', '.join(known)}")
+    images = _checked(calibration)
+    images = example_images(module) if images is None else images.to(*place(module))
+    work = _Work(copy.deepcopy(module), images, calibration is not None, norm, init, seed)
+    if at == ALL:
+        work.everywhere(kind)
+    else:
+        for name in [at] if isinstance(at, str) else at:
+            find_module(work.module, name)
+            work.at(name, kind)
+    return Deepening(work.module, work.edits, work.added, work.skipped)
+
+
+def _checked(calibration: Tensor | None) -> Tensor | None:
+    if calibration is None:
+        return None
+    if not isinstance(calibration, Tensor) or not calibration.is_floating_point() or calibration.ndim < 2:
+        raise InputError("calibration images are no floats of N x C x H x W: prepare them as the network is trained on them")
+    if len(calibration) < _PROBED:
+        raise InputError(f"there are {len(calibration)} calibration images: expected {_PROBED} or more")
+    if not torch.isfinite(calibration).all():
+        raise InputError("calibration images hold values that are not finite: give others")
+    return calibration
+
+
+class _Work:
+    """A network that is being deepened."""
+
+    def __init__(
+        self, module: nn.Module, images: Tensor, calibrated: bool, norm: bool | None, init: Init, seed: int
+    ) -> None:
+        self.module, self.images, self.calibrated = module, images, calibrated
+        self.norm, self.init, self.seed = norm, init, seed
+        self.probe = images[:_PROBED]
+        self.before = outputs_of(module, self.probe)
+        self.edits: list[Edit] = []
+        self.added: list[str] = []
+        self.skipped: dict[str, str] = {}
+
+    # Where
+
+    def everywhere(self, kind: Kind) -> None:
+        """A block per stage; or an identity layer per resolution."""
+        if kind == "auto":
+            for name, edit in stage_edits(self.module, self.probe, self.skipped):
+                self._try(name, edit)
+            if not self.edits:
+                for name in lone_blocks(self.module, self.probe):
+                    self._try(name, {"edit": "insert", "after": name, "like": name})
+        if not self.edits:
+            for output in resolutions(survey(self.module, self.probe), _IDEMPOTENT if kind != "residual" else None):
+                # Names behind one that was put into a chain are others by now.
+                self._insert_or_skip(output, kind)
+        if not self.edits:
+            why = "; ".join(f"{name}: {reason}" for name, reason in list(self.skipped.items())[:2])
+            raise InputError(
+                f"{type(self.module).__name__} has neither a residual stage nor an idempotent activation (ReLU) that a layer "
+                f"could follow{f' ({why:.300})' if why else ''}: use kind='residual', or DILS"
+            )
+
+    def _try(self, name: str, edit: Edit) -> None:
+        try:
+            self._add_block(edit)
+        except (NoIdentity, InputError) as reason:
+            self.skipped[name] = str(reason)
+
+    def _insert_or_skip(self, output: Output, kind: Kind) -> None:
+        name = next(name for name, part in self.module.named_modules() if part is output.module)
+        try:
+            self._insert_layer(name, kind)
+        except InputError as reason:
+            self.skipped[name] = str(reason)
+
+    def at(self, name: str, kind: Kind) -> None:
+        """A block or a layer at a named place."""
+        part = find_module(self.module, name)
+        if kind != "auto":
+            self._insert_layer(name, kind)
+            return
+        reason = None
+        if isinstance(part, _CONTAINERS) and len(part):
+            try:
+                self._add_block({"edit": "append", "stage": name, "like": list(part._modules)[-1]})
+                return
+            except NoIdentity as found:
+                reason = found
+        elif not isinstance(part, (*_CONVOLUTIONS, nn.Linear, _BatchNorm)) and any(True for _ in part.parameters()):
+            try:
+                self._add_block({"edit": "insert", "after": name, "like": name}, residual=True)
+                return
+            except NoIdentity as found:
+                reason = found
+        try:
+            self._insert_layer(name, kind)
+        except InputError as refused:
+            if reason is None:
+                raise
+            raise InputError(f"{name} cannot be deepened by a block ({reason}), nor by a layer: {refused}") from None
+
+    # A block like another
+
+    def _add_block(self, edit: Edit, residual: bool = False) -> None:
+        """Carry an edit out that copies a block, and make the copy the identity; nothing is changed where that fails."""
+        undo = _undo(self.module)
+        try:
+            name = append_edit(self.module, edit) if edit["edit"] == "append" else str(insert_edit(self.module, edit))
+            block = self.module.get_submodule(name)
+            if self.init == "fresh":
+                reset(block, self.seed + len(self.edits))
+            for parameter in block.parameters():
+                parameter.requires_grad_(parameter.is_floating_point())
+            self._make_identity(name, block, residual)
+            self._verify(name)
+        except InputError as error:
+            undo()
+            raise NoIdentity(str(error)) from None
+        except NoIdentity:
+            undo()
+            raise
+        self.edits.append(edit)
+        self.added.append(name)
+
+    def _make_identity(self, name: str, block: nn.Module, residual: bool) -> None:
+        call = calls(self.module, [name], self.probe)[name]
+        if call.count != 1:
+            raise NoIdentity(f"a block there would be run {call.count} times")
+        proposal = _proposal(block, call)
+        if residual and not is_residual(block, proposal):
+            raise NoIdentity("it has no shortcut")
+        norms = [part for path in sorted(proposal.identities) if isinstance(part := block.get_submodule(path), _BatchNorm)]
+        if self.calibrated:
+            self._calibrate(norms)
+        make_identity(block, proposal)
+
+    def _calibrate(self, norms: Sequence[_BatchNorm]) -> None:
+        """Set running statistics to those of the calibration images, as batches in training mode have them."""
+        if not norms:
+            return
+        for norm, (mean, variance) in zip(
+            norms, measure_inputs(self.module, norms, self.images.split(_BATCH)), strict=True
+        ):
+            assert norm.running_mean is not None and norm.running_var is not None
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(variance)
+
+    def _verify(self, name: str) -> None:
+        after = outputs_of(self.module, self.probe)
+        error = relative_difference(self.before, after)
+        most = TOLERANCES.get(self.before[0].dtype, _ROUGH)
+        if not error <= most:
+            raise NoIdentity(f"the network's outputs would change by {error:.1e} of the largest (at {name})")
+
+    # A new layer
+
+    def _insert_layer(self, name: str, kind: Kind) -> None:
+        found = survey(self.module, self.probe)
+        point, source = (_any_point if kind == "residual" else _idempotent_point)(self.module, name, found)
+        layer = _description(point, source, kind == "residual", self._epsilon(point, source, kind))
+        if "norm" in layer and not self.calibrated:
+            raise InputError(
+                f"a batch normalisation behind {point.name} needs calibration images to be undone: give calibration, or "
+                "norm=False for an identity layer without it"
+            )
+        undo = _undo(self.module)
+        edit: Edit = {"edit": "insert", "after": point.name, "layer": layer}
+        known = set(self.module.modules())
+        with seeded(self.seed + len(self.edits)):
+            new = str(insert_edit(self.module, edit))
+        parts = [part for part in self.module.modules() if part not in known and not isinstance(part, Deeper)]
+        try:
+            self._fill(parts, layer)
+            self._verify(new)
+        except NoIdentity as reason:
+            undo()
+            raise InputError(f"the function cannot be preserved behind {point.name}: {reason}") from None
+        self.edits.append(edit)
+        self.added.append(new)
+
+    def _epsilon(self, point: Output, source: Output | None, kind: Kind) -> float | None:
+        """The epsilon of the new layer's batch normalisation; None for none."""
+        own = next((part for part in point.module.modules() if isinstance(part, _BatchNorm)), None)
+        between = getattr(source, "norm", None) if own is None else own
+        if self.norm is None and kind != "residual" and between is not None:
+            return float(between.eps)
+        if self.norm and source is not None:
+            return float(between.eps) if between is not None else 1e-5
+        return None
+
+    def _fill(self, parts: Sequence[nn.Module], layer: Edit) -> None:
+        device, dtype = place(self.module)
+        for part in parts:
+            part.to(device, dtype)
+        affine = [part for part in parts if isinstance(part, (*_CONVOLUTIONS, nn.Linear))]
+        norms = [part for part in parts if isinstance(part, _BatchNorm)]
+        with torch.no_grad():
+            for part in affine[1:] if layer.get("residual") else affine:
+                if layer.get("residual"):
+                    part.weight.zero_()
+                else:
+                    part.weight.copy_(_identity_weight(part))
+                if part.bias is not None:
+                    part.bias.zero_()
+        if norms and not layer.get("residual"):
+            self._calibrate(norms)
+            for norm in norms:
+                undo_normalisation(norm)
+
+
+def _identity_weight(layer: nn.Module) -> Tensor:
+    if isinstance(layer, nn.Linear):
+        return torch.eye(layer.in_features)
+    assert isinstance(layer, _CONVOLUTIONS)
+    return identity_kernel(layer)
+
+
+def _undo(module: nn.Module) -> Any:
+    """What gives the module the children back that it has now."""
+    children = [(part, dict(part._modules)) for part in module.modules()]
+
+    def undo() -> None:
+        for part, known in children:
+            part._modules.clear()
+            part._modules.update(known)
+
+    return undo
+
+
+def relative_difference(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+    """The largest difference of two networks' outputs, as a share of the largest output."""
+    if [one.shape for one in before] != [one.shape for one in after]:
+        return math.inf
+    worst = 0.0
+    for one, other in zip(before, after, strict=True):
+        scale = float(one.abs().max()) or 1.0
+        worst = max(worst, float((one - other).abs().max()) / scale)
+        if not torch.isfinite(other).all():
+            return math.inf
+    return worst
+
+
+# Stages
+
+
+def _proposal(block: nn.Module, call: Call) -> Proposal:
+    with evaluation_mode(block):
+        try:
+            return propose(block, call.args, call.kwargs)
+        except (RuntimeError, TypeError, ValueError, RecursionError) as error:
+            reason = " ".join(str(error).split())
+            raise NoIdentity(f"it cannot be run by itself ({reason:.120})") from None
+
+
+def is_residual(block: nn.Module, proposal: Proposal) -> bool:
+    """Whether a block has a shortcut; at most a batch normalisation is on it."""
+    norms = all(isinstance(block.get_submodule(path), _BatchNorm) for path in proposal.identities)
+    return norms and any(value == "zero" and not _belongs(name, proposal) for name, value in proposal.values.items())
+
+
+def _belongs(name: str, proposal: Proposal) -> bool:
+    return name.rpartition(".")[0] in proposal.identities
+
+
+def stage_edits(module: nn.Module, images: Tensor, skipped: dict[str, str]) -> Iterator[tuple[str, Edit]]:
+    """The residual stages of a network in their order, each with the edit that appends a block like its last.
+
+    A stage is a container whose last block has a shortcut, and of which no part is such a container itself.
+    """
+    last = {
+        name: f"{name}.{list(part._modules)[-1]}" if name else list(part._modules)[-1]
+        for name, part in module.named_modules()
+        if isinstance(part, _CONTAINERS) and len(part) and not isinstance(part, Deeper)
+    }
+    called = calls(module, set(last.values()), images)
+    stages: list[str] = []
+    reasons: dict[str, str] = {}
+    for name, child in last.items():
+        call, block = called[child], module.get_submodule(child)
+        if call.count != 1 or not any(True for _ in block.parameters()):
+            continue
+        try:
+            if call.given[: len(call.shapes)] != call.shapes:
+                raise NoIdentity(f"its last block turns {call.given[:1]} into {call.shapes[:1]}")
+            if is_residual(block, _proposal(block, call)):
+                stages.append(name)
+        except NoIdentity as reason:
+            reasons[name] = str(reason)
+    for name in stages:
+        if not any(other != name and other.startswith(f"{last[name]}.") or other == last[name] for other in stages):
+            yield name, {"edit": "append", "stage": name, "like": last[name].rpartition(".")[2]}
+
+
+def lone_blocks(module: nn.Module, images: Tensor) -> list[str]:
+    """Blocks with a shortcut that are in no chain of their kind: of each shape the last, outermost first."""
+    names = [
+        name
+        for name, part in module.named_modules()
+        if name and not isinstance(part, _CONTAINERS) and len(list(part.children())) > 1
+    ]
+    found: list[str] = []
+    by_shape: dict[tuple[Any, ...], str] = {}
+    called = calls(module, names, images)
+    for name in names:
+        call = called[name]
+        if any(name.startswith(f"{outer}.") for outer in found) or call.count != 1 or not call.shapes:
+            continue
+        if call.given[: len(call.shapes)] != call.shapes:
+            continue
+        block = module.get_submodule(name)
+        try:
+            if is_residual(block, _proposal(block, call)):
+                found.append(name)
+                by_shape[call.shapes] = name
+        except NoIdentity:
+            continue
+    return list(by_shape.values())
+
+
+# Points behind which a layer can come
+
+
+def resolutions(found: Sequence[Output], activations: Sequence[str] | None) -> list[Output]:
+    """Of each resolution (of the images, or of tokens) the last output that comes right from one of these activations."""
+    last: dict[tuple[int, ...], Output] = {}
+    seen: set[int] = set()
+    for output in found:
+        if output.tensor in seen or output.count != 1 or not output.direct:
+            continue
+        if activations is not None and output.activation not in activations:
+            continue
+        seen.add(output.tensor)
+        key = output.shape[2:] if len(output.shape) > 3 else output.shape[1:-1]
+        last[key] = output
+    # Outputs of one place each are those of heads and of channel gates.
+    wide = [output for key, output in last.items() if math.prod(key) > 1]
+    return wide or list(last.values())
+
+
+def _chain(name: str, found: Sequence[Output]) -> list[Output]:
+    """A module's output, and those of the modules that take it one after the other."""
+    places = [number for number, output in enumerate(found) if output.name == name]
+    if not places:
+        raise InputError(f"{name} is not run, or gives no tensor: name a layer whose output is one")
+    chain = [found[places[0]]]
+    for output in found[places[0] + 1 :]:
+        around = output.tensor == chain[-1].tensor and output.taken != chain[-1].tensor
+        if output.taken == chain[-1].tensor or around:
+            chain.append(output)
+    return chain
+
+
+def _idempotent_point(module: nn.Module, name: str, found: Sequence[Output]) -> tuple[Output, Output | None]:
+    """The first module, at a name or behind it, whose output comes from an idempotent activation; and what made it."""
+    chain = _chain(name, found)
+    norm = None
+    for number, output in enumerate(chain):
+        if output.activation is not None:
+            if output.activation not in _IDEMPOTENT:
+                raise InputError(
+                    f"an identity layer behind {output.name} would change the function, since {output.activation} applied twice "
+                    "is not itself: use kind='residual' (a residual layer of zero output), or DILS, which approximates"
+                )
+            if output.count != 1:
+                raise InputError(
+                    f"{output.name} is run {output.count} times in one pass, so that a layer behind it would come in {output.count} "
+                    "places: name a block, or another layer"
+                )
+            source = _source(output, found)
+            if source is not None:
+                source.norm = norm or _norm_before(output, found)  # type: ignore[attr-defined]
+            return output, source
+        if isinstance(output.module, _BatchNorm):
+            norm = output.module
+        elif number and isinstance(output.module, (*_CONVOLUTIONS, nn.Linear)):
+            break
+    raise InputError(
+        f"no activation comes right behind {name}, so that an identity layer there would only be linear: name a layer that has "
+        "one, or use kind='residual'"
+    )
+
+
+def _any_point(module: nn.Module, name: str, found: Sequence[Output]) -> tuple[Output, Output | None]:
+    output = _chain(name, found)[0]
+    if output.count != 1:
+        raise InputError(f"{name} is run {output.count} times in one pass: name another layer")
+    return output, _source(output, found)
+
+
+def _source(point: Output, found: Sequence[Output]) -> Output | None:
+    """The convolution or linear layer that ran last before (or in) a module and has as many outputs."""
+    source = None
+    for output in found:
+        part = output.module
+        if isinstance(part, _CONVOLUTIONS) and len(point.shape) > 2 and part.out_channels == point.shape[1]:
+            source = output
+        elif isinstance(part, nn.Linear) and part.out_features == point.shape[-1]:
+            source = output
+        if output is point:
+            break
+    return source
+
+
+def _norm_before(point: Output, found: Sequence[Output]) -> _BatchNorm | None:
+    """The batch normalisation whose output a module takes."""
+    return next(
+        (one.module for one in found if one.tensor == point.taken and isinstance(one.module, _BatchNorm)), None
+    )
+
+
+def _description(point: Output, source: Output | None, residual: bool, epsilon: float | None) -> Edit:
+    """A layer as `kzoo.edits` describes them, of as many outputs as inputs."""
+    activation = point.activation if point.activation in ACTIVATIONS else "relu"
+    axes = len(point.shape) - 2
+    part = source.module if source is not None else None
+    if isinstance(part, _CONVOLUTIONS) and axes in (1, 2, 3):
+        channels = point.shape[1]
+        kernel = part.kernel_size[0]
+        same = len(set(part.kernel_size)) == 1 and kernel % 2 == 1
+        layer: Edit = {"kind": f"conv{axes}d", "inputs": channels, "outputs": channels}
+        layer["kernel"] = min(kernel, _LARGEST_KERNEL) if same else _LARGEST_KERNEL
+        if part.groups > 1 and channels % part.groups == 0:
+            layer["groups"] = part.groups
+        layer["bias"] = part.bias is not None
+    else:
+        layer = {"kind": "linear", "inputs": point.shape[-1], "outputs": point.shape[-1], "bias": True}
+        epsilon = epsilon if len(point.shape) == 2 else None
+    if epsilon is not None:
+        layer["norm"] = epsilon
+    return layer | {"activation": activation} | ({"residual": True} if residual else {})
+
+
+# Fresh values
+
+
+@torch.no_grad()
+def reset(block: nn.Module, seed: int) -> None:
+    """Fresh values for a block's layers, in place: He et al.'s for convolutions, a truncated normal of 0.02 for linear layers.
+
+    Other layers reset themselves; normalisations become those of a new network. A parameter that no layer resets, such as a
+    table of positions or a temperature, keeps the value of the block that this one is like.
+    """
+    with seeded(seed):
+        for part in block.modules():
+            if isinstance(part, _CONVOLUTIONS):
+                fan_out = part.out_channels // part.groups * math.prod(part.kernel_size)
+                part.weight.normal_(0, math.sqrt(2 / fan_out))
+                if part.bias is not None:
+                    part.bias.zero_()
+            elif isinstance(part, nn.Linear):
+                nn.init.trunc_normal_(part.weight, std=0.02)
+                if part.bias is not None:
+                    part.bias.zero_()
+            elif isinstance(part, (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.Embedding, _BatchNorm)):
+                part.reset_parameters()
