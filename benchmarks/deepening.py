@@ -8,7 +8,6 @@ run goes on where the last one was stopped (``--again NAME ...`` repeats some, `
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from benchmarks.common import RESULTS, machine
 from kzoo.building import NetworkSpec, build_network
-from kzoo.edits import apply_edits
+from kzoo.edits import apply_edits, copied
 from kzoo.errors import InputError
 from kzoo.methods.deepening import deepen_module, relative_difference
 from kzoo.methods.preserving import tensors_of
@@ -90,7 +89,7 @@ def recalibrate_floats(module: nn.Module, images: Tensor) -> None:
 @torch.no_grad()
 def outputs(module: nn.Module, images: Tensor, training: bool) -> list[Tensor]:
     """What a copy of the network gives; in training mode without dropout and stochastic depth."""
-    module = copy.deepcopy(module).train(training)
+    module = copied(module).train(training)
     for part in module.modules():
         if "drop" in type(part).__name__.lower() or "stochastic" in type(part).__name__.lower():
             part.eval()
@@ -114,13 +113,14 @@ def differences(base: nn.Module, deeper: nn.Module, images: Tensor) -> dict[str,
 def attempt(name: str) -> dict[str, Any]:
     """Deepen one network everywhere, in both types of numbers."""
     library, _, own = name.partition(":")
+    torch.set_grad_enabled(False)
     base = build_network(NetworkSpec(library, own), load_zoo, 0)
     images = example_images(base, 4)
     base = looking_trained(base, images)
     row: dict[str, Any] = {"parameters": sum(value.numel() for value in base.parameters())}
-    row["spread"] = float(tensors_of(base(images))[0].std())
+    row["spread"] = float(outputs(base, images, False)[0].std())
     for kind, dtype in (("float64", torch.float64), ("float32", torch.float32)):
-        network, inputs = copy.deepcopy(base).to(dtype), images.to(dtype)
+        network, inputs = copied(base).to(dtype), images.to(dtype)
         found = deepen_module(network, calibration=inputs)
         row[kind] = differences(network, found.module, inputs)
         row["deepened"] = [edit.get("stage") or edit.get("after") for edit in found.edits]

@@ -5,7 +5,8 @@ later edit are those that earlier ones left. They change structure alone: which 
 business of the method that thought of the edit, and afterwards of the weights file.
 
 ``{"edit": "append", "stage": "layer1", "like": "1"}`` appends to a stage (a container of blocks) a block like its child
-``like``. ``{"edit": "insert", "after": NAME, "like": NAME}`` puts a block like ``like`` behind another module.
+``like``; with ``"unstrided": {"inputs": 64, "outputs": 128, "shortcut": "identity" or "none"}`` one without that child's
+stride, of as many inputs as outputs. ``{"edit": "insert", "after": NAME, "like": NAME}`` puts a block like ``like`` behind another module.
 ``{"edit": "insert", "after" or "before": NAME, "layer": {...}}`` puts a new layer there, see `LAYER_KEYS`. Where the parent
 runs numbered children one after the other, what follows is renumbered; elsewhere the module and the new one become
 ``NAME.base`` and ``NAME.deeper``.
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from kzoo.errors import InputError
+from kzoo.unstriding import FORMS, unstride
 
 Edit = dict[str, Any]
 
@@ -144,16 +146,14 @@ def append_edit(module: nn.Module, edit: Mapping[str, Any]) -> str:
     _require_keys(edit, {"edit", "stage", "like"}, {"unstrided"})
     stage = find_module(module, _text(edit, "stage"))
     like = _text(edit, "like")
-    if not isinstance(stage, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+    if not is_stage(stage):
         raise InputError(f"{edit['stage']!r:.120} is a {type(stage).__name__}: expected a container of blocks")
     if like not in stage._modules:
         raise InputError(f"{edit['stage']!r:.120} has no block {like!r:.80}: it has {', '.join(stage._modules):.200}")
     name = next_name(list(stage._modules))
     block = _clone(stage._modules[like])
-    if edit.get("unstrided"):
-        from kzoo.methods.unstriding import unstride
-
-        block = unstride(block)
+    if "unstrided" in edit:
+        block = _unstrided(block, edit["unstrided"])
     stage.add_module(name, block)
     return f"{edit['stage']}.{name}" if edit["stage"] else name
 
@@ -219,6 +219,15 @@ def is_chain(container: nn.Module) -> bool:
     return plain and list(container._modules) == [str(number) for number in range(len(container._modules))]
 
 
+def is_stage(part: nn.Module) -> bool:
+    """Whether a module may be a container of blocks: one of torch's, or one of several children of a class with numbers."""
+    if isinstance(part, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+        return len(part) > 0 and not isinstance(part, Deeper)
+    names = [re.fullmatch(r"(.*?)\d+", name) for name in part._modules]
+    kinds = {type(child) for child in part._modules.values()}
+    return len(names) > 1 and None not in names and len({found[1] for found in names if found}) == len(kinds) == 1
+
+
 def next_name(names: Sequence[str]) -> str:
     """The name of a child that comes behind these: the last one's with its last number raised by one."""
     found = re.fullmatch(r"(.*?)(\d+)(\D*)", names[-1])
@@ -231,7 +240,34 @@ def next_name(names: Sequence[str]) -> str:
 def _clone(block: nn.Module | None) -> nn.Module:
     if block is None:
         raise InputError("the block to copy is empty: name another one")
-    return copy.deepcopy(block)
+    return copied(block)
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """A copy; of tensors that were computed, which modules of some libraries keep beside their parameters, the values."""
+    return copy.deepcopy(module, {id(tensor): tensor.detach().clone() for _, _, tensor in computed_tensors(module)})
+
+
+def computed_tensors(module: nn.Module) -> list[tuple[Any, Any, Tensor]]:
+    """What modules remember of computed tensors: the mapping, the key, the tensor."""
+    mappings = [vars(part) for part in module.modules()]
+    mappings += [value for known in list(mappings) for value in known.values() if type(value) is dict]
+    return [
+        (known, key, value)
+        for known in mappings
+        for key, value in known.items()
+        if isinstance(value, Tensor) and value.grad_fn is not None
+    ]
+
+
+def _unstrided(block: nn.Module, given: object) -> nn.Module:
+    if not isinstance(given, Mapping):
+        raise InputError(f"unstrided={given!r:.80} is not possible: expected a mapping with inputs, outputs and shortcut")
+    _require_keys(given, {"inputs", "outputs", "shortcut"}, set())
+    inputs, outputs = (_count(given, key, _MOST_CHANNELS) for key in ("inputs", "outputs"))
+    if given["shortcut"] not in FORMS:
+        raise InputError(f"shortcut={given['shortcut']!r:.80} is not possible: expected one of {', '.join(FORMS)}")
+    return unstride(block, inputs, outputs, given["shortcut"])
 
 
 def _splice(parent: nn.Module, parent_name: str, child: str, parts: list[nn.Module], place: str) -> str:

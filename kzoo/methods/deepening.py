@@ -14,7 +14,6 @@ so exactly in evaluation mode, and in training mode on the calibration batch alo
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,17 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kzoo.building import seeded
-from kzoo.edits import ACTIVATIONS, Edit, Deeper, append_edit, find_module, insert_edit
+from kzoo.edits import (
+    ACTIVATIONS,
+    Deeper,
+    Edit,
+    append_edit,
+    computed_tensors,
+    copied,
+    find_module,
+    insert_edit,
+    is_stage,
+)
 from kzoo.errors import InputError
 from kzoo.methods.preserving import (
     NoIdentity,
@@ -46,6 +55,7 @@ from kzoo.methods.probing import (
     survey,
 )
 from kzoo.training.evaluation import evaluation_mode, place
+from kzoo.unstriding import FORMS
 
 Kind = Literal["auto", "identity", "residual"]
 Init = Literal["fresh", "copy"]
@@ -105,13 +115,16 @@ def deepen_module(
             raise InputError(f"{name}={value!r} is not possible: expected one of {', '.join(known)}")
     images = _checked(calibration)
     images = example_images(module) if images is None else images.to(*place(module))
-    work = _Work(copy.deepcopy(module), images, calibration is not None, norm, init, seed)
+    work = _Work(copied(module), images, calibration is not None, norm, init, seed)
     if at == ALL:
         work.everywhere(kind)
     else:
         for name in [at] if isinstance(at, str) else at:
             find_module(work.module, name)
             work.at(name, kind)
+    for remembered, key, tensor in computed_tensors(work.module):
+        # It would keep the graph of a pass, and nobody could copy the module.
+        remembered[key] = tensor.detach()
     return Deepening(work.module, work.edits, work.added, work.skipped)
 
 
@@ -146,14 +159,15 @@ class _Work:
     def everywhere(self, kind: Kind) -> None:
         """A block per stage; or an identity layer per resolution."""
         if kind == "auto":
-            for name, edit in stage_edits(self.module, self.probe, self.skipped):
-                self._try(name, edit)
+            for name, edits in stage_edits(self.module, self.probe, self.skipped):
+                self._try(name, edits)
             if not self.edits:
-                for name in lone_blocks(self.module, self.probe):
-                    self._try(name, {"edit": "insert", "after": name, "like": name})
+                for block in lone_blocks(self.module, self.probe):
+                    # Names behind one that was put into a chain are others by now.
+                    name = self._name(block)
+                    self._try(name, [{"edit": "insert", "after": name, "like": name}])
         if not self.edits:
             for output in resolutions(survey(self.module, self.probe), _IDEMPOTENT if kind != "residual" else None):
-                # Names behind one that was put into a chain are others by now.
                 self._insert_or_skip(output, kind)
         if not self.edits:
             why = "; ".join(f"{name}: {reason}" for name, reason in list(self.skipped.items())[:2])
@@ -162,18 +176,26 @@ class _Work:
                 f"could follow{f' ({why:.300})' if why else ''}: use kind='residual', or DILS"
             )
 
-    def _try(self, name: str, edit: Edit) -> None:
-        try:
-            self._add_block(edit)
-        except (NoIdentity, InputError) as reason:
-            self.skipped[name] = str(reason)
+    def _try(self, name: str, edits: Sequence[Edit]) -> None:
+        """The first of several edits that preserves the function."""
+        for edit in edits:
+            try:
+                self._add_block(edit, residual=True)
+            except NoIdentity as reason:
+                self.skipped.setdefault(name, str(reason))
+            else:
+                self.skipped.pop(name, None)
+                return
 
     def _insert_or_skip(self, output: Output, kind: Kind) -> None:
-        name = next(name for name, part in self.module.named_modules() if part is output.module)
+        name = self._name(output.module)
         try:
             self._insert_layer(name, kind)
         except InputError as reason:
             self.skipped[name] = str(reason)
+
+    def _name(self, part: nn.Module) -> str:
+        return next(name for name, one in self.module.named_modules() if one is part)
 
     def at(self, name: str, kind: Kind) -> None:
         """A block or a layer at a named place."""
@@ -182,12 +204,14 @@ class _Work:
             self._insert_layer(name, kind)
             return
         reason = None
-        if isinstance(part, _CONTAINERS) and len(part):
-            try:
-                self._add_block({"edit": "append", "stage": name, "like": list(part._modules)[-1]})
-                return
-            except NoIdentity as found:
-                reason = found
+        if is_stage(part):
+            edits = dict(stage_edits(self.module, self.probe, {})).get(name)
+            for edit in edits or [{"edit": "append", "stage": name, "like": list(part._modules)[-1]}]:
+                try:
+                    self._add_block(edit)
+                    return
+                except NoIdentity as found:
+                    reason = found
         elif not isinstance(part, (*_CONVOLUTIONS, nn.Linear, _BatchNorm)) and any(True for _ in part.parameters()):
             try:
                 self._add_block({"edit": "insert", "after": name, "like": name}, residual=True)
@@ -364,41 +388,65 @@ def _belongs(name: str, proposal: Proposal) -> bool:
     return name.rpartition(".")[0] in proposal.identities
 
 
-def stage_edits(module: nn.Module, images: Tensor, skipped: dict[str, str]) -> Iterator[tuple[str, Edit]]:
-    """The residual stages of a network in their order, each with the edit that appends a block like its last.
+def stage_edits(module: nn.Module, images: Tensor, skipped: dict[str, str]) -> Iterator[tuple[str, list[Edit]]]:
+    """The residual stages of a network in their order, each with edits that append a block like its last, the best first.
 
-    A stage is a container whose last block has a shortcut, and of which no part is such a container itself.
+    A stage is a container whose last block has a shortcut, and of which no part is such a container itself. Where the only
+    block of a container changes the shape, as those do that begin a stage, blocks like it without the change are proposed,
+    if it has brothers or no other stage was found.
     """
-    last = {
-        name: f"{name}.{list(part._modules)[-1]}" if name else list(part._modules)[-1]
-        for name, part in module.named_modules()
-        if isinstance(part, _CONTAINERS) and len(part) and not isinstance(part, Deeper)
-    }
+    last = _last_blocks(module)
     called = calls(module, set(last.values()), images)
-    stages: list[str] = []
-    reasons: dict[str, str] = {}
+    stages: dict[str, list[Edit]] = {}
     for name, child in last.items():
         call, block = called[child], module.get_submodule(child)
         if call.count != 1 or not any(True for _ in block.parameters()):
             continue
+        edit: Edit = {"edit": "append", "stage": name, "like": child.rpartition(".")[2]}
         try:
             if call.given[: len(call.shapes)] != call.shapes:
-                raise NoIdentity(f"its last block turns {call.given[:1]} into {call.shapes[:1]}")
-            if is_residual(block, _proposal(block, call)):
-                stages.append(name)
+                if changed := _unstriding(block, call):
+                    stages[name] = [edit | {"unstrided": one} for one in changed]
+            elif is_residual(block, _proposal(block, call)):
+                stages[name] = [edit]
         except NoIdentity as reason:
-            reasons[name] = str(reason)
-    for name in stages:
-        if not any(other != name and other.startswith(f"{last[name]}.") or other == last[name] for other in stages):
-            yield name, {"edit": "append", "stage": name, "like": last[name].rpartition(".")[2]}
+            skipped[name] = str(reason)
+    inner = {name for name in stages if not any(_inside(other, last[name]) for other in stages if other != name)}
+    skipped_outer = {name for name in skipped if any(_inside(other, name) for other in inner)}
+    for name in skipped_outer:
+        del skipped[name]
+    yield from ((name, stages[name]) for name in stages if name in inner)
 
 
-def lone_blocks(module: nn.Module, images: Tensor) -> list[str]:
+def _last_blocks(module: nn.Module) -> dict[str, str]:
+    """The name of the last child of each container that has children."""
+    return {
+        name: f"{name}.{list(part._modules)[-1]}" if name else list(part._modules)[-1]
+        for name, part in module.named_modules()
+        if is_stage(part)
+    }
+
+
+def _inside(name: str, outer: str) -> bool:
+    return name == outer or name.startswith(f"{outer}.")
+
+
+def _unstriding(block: nn.Module, call: Call) -> list[Edit]:
+    """How a block that changes the shape of one map of channels might not; nothing for what is no block of several layers."""
+    if len(call.given) < 1 or len(call.shapes) != 1 or len(call.given[0]) != 4 or len(call.shapes[0]) != 4:
+        return []
+    if _layers(block) < 2 or isinstance(block, _CONTAINERS):
+        return []
+    inputs, outputs = call.given[0][1], call.shapes[0][1]
+    return [{"inputs": inputs, "outputs": outputs, "shortcut": form} for form in FORMS]
+
+
+def lone_blocks(module: nn.Module, images: Tensor) -> list[nn.Module]:
     """Blocks with a shortcut that are in no chain of their kind: of each shape the last, outermost first."""
     names = [
         name
         for name, part in module.named_modules()
-        if name and not isinstance(part, _CONTAINERS) and len(list(part.children())) > 1
+        if name and not isinstance(part, _CONTAINERS) and _layers(part) > 1
     ]
     found: list[str] = []
     by_shape: dict[tuple[Any, ...], str] = {}
@@ -416,7 +464,11 @@ def lone_blocks(module: nn.Module, images: Tensor) -> list[str]:
                 by_shape[call.shapes] = name
         except NoIdentity:
             continue
-    return list(by_shape.values())
+    return [module.get_submodule(name) for name in by_shape.values()]
+
+
+def _layers(part: nn.Module) -> int:
+    return sum(isinstance(one, (*_CONVOLUTIONS, nn.Linear)) for one in part.modules())
 
 
 # Points behind which a layer can come

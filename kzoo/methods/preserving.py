@@ -25,7 +25,8 @@ Node = Any
 _NORMS = ("NativeBatchNorm", "CudnnBatchNorm", "NativeLayerNorm", "NativeGroupNorm", "FusedRmsNorm", "FusedRMSNorm")
 # A sum of products of both operands: one of them must vanish.
 _PRODUCTS = ("Mul", "Bmm", "Mm", "Dot", "Mv", "Einsum")
-_SUMS = ("Add", "Sub", "Cat", "Stack")
+_SUMS_OF_TWO = ("Add", "Sub", "CopySlices")  # the last is what is added in place to a part of a tensor
+_SUMS = (*_SUMS_OF_TWO, "Cat", "Stack")
 # Functions whose value at zero is not zero, or is not defined.
 _NEVER_ZERO = frozenset(
     ["Sigmoid", "Softmax", "LogSoftmax", "Exp", "Hardsigmoid", "Cos", "Softplus", "Rsqrt", "Reciprocal", "Pow", "Erfc"]
@@ -181,8 +182,8 @@ class _Walk:
             if self._inputs.get(id(node.variable)) == place:
                 return _Found({})
             raise NoIdentity("its output is a parameter of its own")
-        if name in ("Add", "Sub"):
-            return self._keep_one(parts if name == "Add" else parts[:1], parts, place)
+        if name in _SUMS_OF_TWO:
+            return self._keep_one(parts[:1] if name == "Sub" else parts, parts, place)
         if name == "Cat":
             return _union([self.keep(part, place) for part in parts])
         if name == "Mul":
@@ -252,7 +253,7 @@ class _Walk:
         if name in _SUMS:
             return _union([self.vanish(part) for part in parts])
         if name == "Convolution" or name.startswith(_NORMS):
-            return _union([self.vanish(part) for part in parts[1:3] if part is not None or name.startswith(_NORMS)])
+            return _union([self.vanish(part) for part in (parts[1], *filter(None, parts[2:3]))])
         if name == "Addmm":
             first = [self.vanish(parts[0])] if parts[0] is not None else []
             return _union([*first, self._vanish_factor(parts[:0:-1])])
