@@ -26,7 +26,6 @@ from kzoo.errors import InputError
 from kzoo.methods.deepening import deepen_module, relative_difference
 from kzoo.methods.preserving import tensors_of
 from kzoo.methods.probing import example_images
-from kzoo.training.evaluation import recalibrate
 from kzoo.zoo import load_zoo
 
 NAME = "growth-deepen"
@@ -186,6 +185,7 @@ def main() -> None:
     known = json.loads(path.read_text())["rows"] if path.is_file() and arguments.again != ["all"] else {}
     rows: dict[str, Any] = {}
     wanted = networks()
+    listed = {name for _, name in wanted}
     for family, name in wanted:
         kept = known.get(name) if name not in arguments.again and family not in arguments.again else None
         if arguments.again == ["failed"] and kept and not kept["passed"]:
@@ -193,8 +193,10 @@ def main() -> None:
         rows[name] = {"family": family} | (kept or in_a_process(name))
         row = rows[name]
         if kept is None:
-            print(name, row["passed"], row.get("refused", ""), row.get("float64"), row.get("float32"), row.get("deepened"), row.get("skipped"), row["seconds"], flush=True)  # fmt: skip
-        whole = rows | {other: row for other, row in known.items() if other not in rows and other in dict(map(reversed, wanted))}  # type: ignore[arg-type,misc]
+            print(name, {key: value for key, value in row.items() if key != "family"}, flush=True)
+        whole = {other: row for other, row in known.items() if other in listed} | rows
+            other: row for other, row in known.items() if other not in rows and other in dict(map(reversed, wanted))
+        }  # type: ignore[arg-type,misc]
         result = {
             "machine": machine(),
             "torch": torch.__version__,

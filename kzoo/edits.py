@@ -7,7 +7,8 @@ business of the method that thought of the edit, and afterwards of the weights f
 ``{"edit": "append", "stage": "layer1", "like": "1"}`` appends to a stage (a container of blocks) a block like its child
 ``like``; with ``"unstrided": {"inputs": 64, "outputs": 128, "shortcut": "identity" or "none"}`` one without that child's
 stride, of as many inputs as outputs. ``{"edit": "insert", "after": NAME, "like": NAME}`` puts a block like ``like`` behind another module.
-``{"edit": "insert", "after" or "before": NAME, "layer": {...}}`` puts a new layer there, see `LAYER_KEYS`. Where the parent
+``{"edit": "insert", "after" or "before": NAME, "layer": {...}}`` puts a new layer there, see `LAYER_KEYS`; a layer that
+one comes before takes its outputs, and with ``"bias": true`` gets a bias. Where the parent
 runs numbered children one after the other, what follows is renumbered; elsewhere the module and the new one become
 ``NAME.base`` and ``NAME.deeper``.
 """
@@ -134,7 +135,9 @@ def _parameters(module: nn.Module) -> int:
 def _require_bounded(module: nn.Module, most: int) -> None:
     """A block that is put behind itself again and again doubles each time."""
     if sum(1 for _ in module.modules()) > _MOST_MODULES or _parameters(module) > most:
-        raise InputError(f"the network would become too large: expected {most:,} parameters and {_MOST_MODULES:,} modules at most")
+        raise InputError(
+            f"the network would become too large: expected {most:,} parameters and {_MOST_MODULES:,} modules at most"
+        )
 
 
 def append_edit(module: nn.Module, edit: Mapping[str, Any]) -> str:
@@ -166,7 +169,7 @@ def insert_edit(module: nn.Module, edit: Mapping[str, Any]) -> str:
     """
     place = "before" if "before" in edit else "after"
     what = "like" if "like" in edit else "layer"
-    _require_keys(edit, {"edit", place, what}, set())
+    _require_keys(edit, {"edit", place, what}, {"bias"} if place == "before" and what == "layer" else set())
     name = _text(edit, place)
     there = find_module(module, name)
     if not name:
@@ -180,6 +183,8 @@ def insert_edit(module: nn.Module, edit: Mapping[str, Any]) -> str:
         inserted = InsertedLayer(parts, residual, last and edit["layer"]["kind"] != "linear")
     if place == "before" and what == "layer":
         _take_inputs(there, edit["layer"], name)
+        if _flag(edit, "bias"):
+            _add_bias(there)
     parent_name, _, child = name.rpartition(".")
     parent = find_module(module, parent_name)
     if is_chain(parent) and child in parent._modules:
@@ -245,7 +250,10 @@ def _clone(block: nn.Module | None) -> nn.Module:
 
 def copied(module: nn.Module) -> nn.Module:
     """A copy; of tensors that were computed, which modules of some libraries keep beside their parameters, the values."""
-    return copy.deepcopy(module, {id(tensor): tensor.detach().clone() for _, _, tensor in computed_tensors(module)})
+    found: nn.Module = copy.deepcopy(
+        module, {id(tensor): tensor.detach().clone() for _, _, tensor in computed_tensors(module)}
+    )
+    return found
 
 
 def computed_tensors(module: nn.Module) -> list[tuple[Any, Any, Tensor]]:
@@ -262,7 +270,9 @@ def computed_tensors(module: nn.Module) -> list[tuple[Any, Any, Tensor]]:
 
 def _unstrided(block: nn.Module, given: object) -> nn.Module:
     if not isinstance(given, Mapping):
-        raise InputError(f"unstrided={given!r:.80} is not possible: expected a mapping with inputs, outputs and shortcut")
+        raise InputError(
+            f"unstrided={given!r:.80} is not possible: expected a mapping with inputs, outputs and shortcut"
+        )
     _require_keys(given, {"inputs", "outputs", "shortcut"}, set())
     inputs, outputs = (_count(given, key, _MOST_CHANNELS) for key in ("inputs", "outputs"))
     if given["shortcut"] not in FORMS:
@@ -339,7 +349,9 @@ def _take_inputs(there: nn.Module, layer: Mapping[str, Any], name: str) -> None:
     inputs, outputs = layer["inputs"], layer["outputs"]
     if found is None or found != inputs:
         has = "no inputs that can be counted" if found is None else f"{found} inputs"
-        raise InputError(f"{name!r:.120} is a {type(there).__name__} with {has}, not {inputs}: expected a layer with as many")
+        raise InputError(
+            f"{name!r:.120} is a {type(there).__name__} with {has}, not {inputs}: expected a layer with as many"
+        )
     if inputs == outputs:
         return
     weight = there.weight
@@ -348,13 +360,21 @@ def _take_inputs(there: nn.Module, layer: Mapping[str, Any], name: str) -> None:
         there.in_features = outputs
     elif isinstance(there, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         if there.groups != 1:
-            raise InputError(f"{name!r:.120} has {there.groups} groups: a layer before it must keep its {inputs} inputs")
+            raise InputError(
+                f"{name!r:.120} has {there.groups} groups: a layer before it must keep its {inputs} inputs"
+            )
         there.in_channels = outputs
     _require_size(weight.numel() // inputs * outputs)
     shape = (weight.shape[0], outputs, *weight.shape[2:])
     there.weight = nn.Parameter(torch.empty(shape, dtype=weight.dtype, device=weight.device), weight.requires_grad)
     if not there.weight.is_meta:
         nn.init.kaiming_uniform_(there.weight, a=5**0.5)
+
+
+def _add_bias(layer: nn.Module) -> None:
+    assert isinstance(layer.weight, Tensor)
+    if layer.bias is None:
+        layer.bias = nn.Parameter(layer.weight.detach().new_zeros(len(layer.weight)))
 
 
 def layer_inputs(layer: nn.Module) -> int | None:

@@ -42,16 +42,17 @@ from kzoo.methods.preserving import (
     identity_kernel,
     make_identity,
     propose,
-    tensors_of,
     undo_normalisation,
 )
 from kzoo.methods.probing import (
     Call,
     Output,
     calls,
+    chain_of,
     example_images,
     measure_inputs,
     outputs_of,
+    source_of,
     survey,
 )
 from kzoo.training.evaluation import evaluation_mode, place
@@ -132,7 +133,9 @@ def _checked(calibration: Tensor | None) -> Tensor | None:
     if calibration is None:
         return None
     if not isinstance(calibration, Tensor) or not calibration.is_floating_point() or calibration.ndim < 2:
-        raise InputError("calibration images are no floats of N x C x H x W: prepare them as the network is trained on them")
+        raise InputError(
+            "calibration images are no floats of N x C x H x W: prepare them as the network is trained on them"
+        )
     if len(calibration) < _PROBED:
         raise InputError(f"there are {len(calibration)} calibration images: expected {_PROBED} or more")
     if not torch.isfinite(calibration).all():
@@ -195,7 +198,8 @@ class _Work:
             self.skipped[name] = str(reason)
 
     def _name(self, part: nn.Module) -> str:
-        return next(name for name, one in self.module.named_modules() if one is part)
+        names: dict[nn.Module, str] = {one: name for name, one in self.module.named_modules()}
+        return names[part]
 
     def at(self, name: str, kind: Kind) -> None:
         """A block or a layer at a named place."""
@@ -255,7 +259,9 @@ class _Work:
         proposal = _proposal(block, call)
         if residual and not is_residual(block, proposal):
             raise NoIdentity("it has no shortcut")
-        norms = [part for path in sorted(proposal.identities) if isinstance(part := block.get_submodule(path), _BatchNorm)]
+        norms = [
+            part for path in sorted(proposal.identities) if isinstance(part := block.get_submodule(path), _BatchNorm)
+        ]
         if self.calibrated:
             self._calibrate(norms)
         make_identity(block, proposal)
@@ -265,7 +271,7 @@ class _Work:
         if not norms:
             return
         for norm, (mean, variance) in zip(
-            norms, measure_inputs(self.module, norms, self.images.split(_BATCH)), strict=True
+            norms, measure_inputs(self.module, norms, torch.split(self.images, _BATCH)), strict=True
         ):
             assert norm.running_mean is not None and norm.running_var is not None
             norm.running_mean.copy_(mean)
@@ -411,7 +417,12 @@ def stage_edits(module: nn.Module, images: Tensor, skipped: dict[str, str]) -> I
                 stages[name] = [edit]
         except NoIdentity as reason:
             skipped[name] = str(reason)
-    inner = {name for name in stages if not any(_inside(other, last[name]) for other in stages if other != name)}
+    inner: set[str] = set()
+    for name in stages:
+        if not any(
+            _inside(other, last[name]) or (other in inner and _inside(name, other)) for other in stages if other != name
+        ):
+            inner.add(name)
     skipped_outer = {name for name in skipped if any(_inside(other, name) for other in inner)}
     for name in skipped_outer:
         del skipped[name]
@@ -491,22 +502,9 @@ def resolutions(found: Sequence[Output], activations: Sequence[str] | None) -> l
     return wide or list(last.values())
 
 
-def _chain(name: str, found: Sequence[Output]) -> list[Output]:
-    """A module's output, and those of the modules that take it one after the other."""
-    places = [number for number, output in enumerate(found) if output.name == name]
-    if not places:
-        raise InputError(f"{name} is not run, or gives no tensor: name a layer whose output is one")
-    chain = [found[places[0]]]
-    for output in found[places[0] + 1 :]:
-        around = output.tensor == chain[-1].tensor and output.taken != chain[-1].tensor
-        if output.taken == chain[-1].tensor or around:
-            chain.append(output)
-    return chain
-
-
 def _idempotent_point(module: nn.Module, name: str, found: Sequence[Output]) -> tuple[Output, Output | None]:
     """The first module, at a name or behind it, whose output comes from an idempotent activation; and what made it."""
-    chain = _chain(name, found)
+    chain = chain_of(name, found)
     norm = None
     for number, output in enumerate(chain):
         if output.activation is not None:
@@ -520,7 +518,7 @@ def _idempotent_point(module: nn.Module, name: str, found: Sequence[Output]) -> 
                     f"{output.name} is run {output.count} times in one pass, so that a layer behind it would come in {output.count} "
                     "places: name a block, or another layer"
                 )
-            source = _source(output, found)
+            source = source_of(output, found)
             if source is not None:
                 source.norm = norm or _norm_before(output, found)  # type: ignore[attr-defined]
             return output, source
@@ -535,31 +533,15 @@ def _idempotent_point(module: nn.Module, name: str, found: Sequence[Output]) -> 
 
 
 def _any_point(module: nn.Module, name: str, found: Sequence[Output]) -> tuple[Output, Output | None]:
-    output = _chain(name, found)[0]
+    output = chain_of(name, found)[0]
     if output.count != 1:
         raise InputError(f"{name} is run {output.count} times in one pass: name another layer")
-    return output, _source(output, found)
-
-
-def _source(point: Output, found: Sequence[Output]) -> Output | None:
-    """The convolution or linear layer that ran last before (or in) a module and has as many outputs."""
-    source = None
-    for output in found:
-        part = output.module
-        if isinstance(part, _CONVOLUTIONS) and len(point.shape) > 2 and part.out_channels == point.shape[1]:
-            source = output
-        elif isinstance(part, nn.Linear) and part.out_features == point.shape[-1]:
-            source = output
-        if output is point:
-            break
-    return source
+    return output, source_of(output, found)
 
 
 def _norm_before(point: Output, found: Sequence[Output]) -> _BatchNorm | None:
     """The batch normalisation whose output a module takes."""
-    return next(
-        (one.module for one in found if one.tensor == point.taken and isinstance(one.module, _BatchNorm)), None
-    )
+    return next((one.module for one in found if one.tensor == point.taken and isinstance(one.module, _BatchNorm)), None)
 
 
 def _description(point: Output, source: Output | None, residual: bool, epsilon: float | None) -> Edit:

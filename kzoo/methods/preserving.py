@@ -33,11 +33,7 @@ _NEVER_ZERO = frozenset(
 )
 # They give what they are given, up to the order or the shape of it; activations do so where they are idempotent.
 _HAND_ON = frozenset(
-    ["View", "UnsafeView", "Reshape", "ReshapeAlias", "Permute", "Transpose", "T", "Clone", "Alias", "Expand", "Squeeze"]
-    + ["Unsqueeze", "ToCopy", "Slice", "Split", "SplitWithSizes", "Select", "Unbind", "Index", "IndexSelect", "AsStrided"]
-    + ["Roll", "ConstantPadNd", "Relu", "Hardtanh", "LeakyRelu", "Gelu", "Silu", "Hardswish", "Tanh", "Elu", "Mish"]
-    + ["PreluKernel", "Movedim", "Chunk", "Contiguous", "NativeDropout", "Unfold", "Flatten", "Unflatten", "PixelShuffle"]
-    + ["PixelUnshuffle", "NanToNum", "ClampMin", "Clamp", "Threshold", "Im2Col", "Col2Im"]
+    ["View", "UnsafeView", "Reshape", "ReshapeAlias", "Permute", "Transpose", "T", "Clone", "Alias", "Expand", "Squeeze", "Unsqueeze", "ToCopy", "Slice", "Split", "SplitWithSizes", "Select", "Unbind", "Index", "IndexSelect", "AsStrided", "Roll", "ConstantPadNd", "Relu", "Hardtanh", "LeakyRelu", "Gelu", "Silu", "Hardswish", "Tanh", "Elu", "Mish", "PreluKernel", "Movedim", "Chunk", "Contiguous", "NativeDropout", "Unfold", "Flatten", "Unflatten", "PixelShuffle", "PixelUnshuffle", "NanToNum", "ClampMin", "Clamp", "Threshold", "Im2Col", "Col2Im"]
 )
 
 
@@ -303,7 +299,17 @@ def _parameter(node: Node | None) -> Tensor | None:
         if name.endswith("AccumulateGrad"):
             found: Tensor = node.variable
             return found
-        if name not in ("View", "Reshape", "ReshapeAlias", "T", "Transpose", "Permute", "Unsqueeze", "Squeeze", "Expand"):
+        if name not in (
+            "View",
+            "Reshape",
+            "ReshapeAlias",
+            "T",
+            "Transpose",
+            "Permute",
+            "Unsqueeze",
+            "Squeeze",
+            "Expand",
+        ):
             return None
         node = next(iter(operands(node)), None)
     return None
@@ -350,14 +356,15 @@ def identity_kernel(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> Tensor:
         NoIdentity: channels, stride or padding change the shape, or the kernel has no middle.
     """
     if layer.in_channels != layer.out_channels or any(step != 1 for step in layer.stride):
-        raise NoIdentity(f"a convolution of {layer.in_channels} to {layer.out_channels} channels, stride {layer.stride}")
+        raise NoIdentity(
+            f"a convolution of {layer.in_channels} to {layer.out_channels} channels, stride {layer.stride}"
+        )
     if any(size % 2 == 0 for size in layer.kernel_size):
         raise NoIdentity(f"a kernel of {layer.kernel_size} has no middle")
     kernel = torch.zeros_like(layer.weight)
     width = layer.weight.shape[1]
-    middle = tuple(size // 2 for size in layer.kernel_size)
     channels = torch.arange(layer.out_channels, device=kernel.device)
-    kernel[(channels, channels % width, *middle)] = 1
+    kernel.flatten(2)[channels, channels % width, kernel[0, 0].numel() // 2] = 1
     return kernel
 
 

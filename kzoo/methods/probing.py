@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,8 +17,7 @@ from kzoo.training.evaluation import evaluation_mode, place
 
 #: Operations that only move values, or choose among them; an activation before them is still that of the output.
 _MOVE = frozenset(
-    ["View", "UnsafeView", "ReshapeAlias", "Permute", "Transpose", "Clone", "Squeeze", "Unsqueeze", "MaxPool2DWithIndices"]
-    + ["MaxPool2D", "AvgPool2D", "Slice", "Alias", "ToCopy", "NativeDropout", "AdaptiveAvgPool2D"]
+    ["View", "UnsafeView", "ReshapeAlias", "Permute", "Transpose", "Clone", "Squeeze", "Unsqueeze", "MaxPool2DWithIndices", "MaxPool2D", "AvgPool2D", "Slice", "Alias", "ToCopy", "NativeDropout", "AdaptiveAvgPool2D"]
 )
 #: Activations by the name of autograd's operation.
 OPERATIONS = {
@@ -35,6 +34,7 @@ OPERATIONS = {
     "Mish": "mish",
 }
 _DEFAULT_SIZE = 224
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass
@@ -107,7 +107,9 @@ def outputs_of(module: nn.Module, images: Tensor, training: bool = False) -> lis
         except Exception as error:  # networks raise what they like
             reason = " ".join(str(error).split()) or type(error).__name__
             shape = "x".join(map(str, images.shape))
-            raise InputError(f"the network does not take images of {shape} ({reason:.200}): give calibration images") from None
+            raise InputError(
+                f"the network does not take images of {shape} ({reason:.200}): give calibration images"
+            ) from None
 
 
 @contextmanager
@@ -125,7 +127,9 @@ def example_images(module: nn.Module, count: int = 2, seed: int = 0) -> Tensor:
     """Images of noise in the size that a network takes, as far as it tells: N x C x H x W, standard normal."""
     config = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
     size = tuple(config["input_size"]) if "input_size" in config else None
-    channels = next((part.in_channels for part in module.modules() if isinstance(part, nn.Conv2d)), 3)
+    taken = [part.in_channels for part in module.modules() if isinstance(part, nn.Conv2d)]
+    # A network may transform its images before its first convolution.
+    channels = next((count for count in taken if count in (1, 3)), taken[0] if taken else 3)
     if size is None:
         side = getattr(module, "image_size", None)
         side = side if isinstance(side, int) else _DEFAULT_SIZE
@@ -187,7 +191,9 @@ def survey(module: nn.Module, images: Tensor) -> list[Output]:
             module(images)
     except Exception as error:  # networks raise what they like
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"the network cannot be traced ({reason:.200}): give calibration images that it takes") from None
+        raise InputError(
+            f"the network cannot be traced ({reason:.200}): give calibration images that it takes"
+        ) from None
     finally:
         for handle in handles:
             handle.remove()
@@ -209,8 +215,36 @@ def activation_of(output: Tensor) -> tuple[str | None, bool]:
     return None, False
 
 
+def chain_of(name: str, found: Sequence[Output]) -> list[Output]:
+    """A module's output, and those of the modules that take it one after the other."""
+    places = [number for number, output in enumerate(found) if output.name == name]
+    if not places:
+        raise InputError(f"{name} is not run, or gives no tensor: name a layer whose output is one")
+    chain = [found[places[0]]]
+    for output in found[places[0] + 1 :]:
+        around = output.tensor == chain[-1].tensor and output.taken != chain[-1].tensor
+        if output.taken == chain[-1].tensor or around:
+            chain.append(output)
+    return chain
+
+
+def source_of(point: Output, found: Sequence[Output]) -> Output | None:
+    """The convolution or linear layer that ran last before (or in) a module and has as many outputs."""
+    source = None
+    for output in found:
+        part = output.module
+        wide = isinstance(part, _CONVOLUTIONS) and len(point.shape) > 2 and part.out_channels == point.shape[1]
+        if wide or (isinstance(part, nn.Linear) and part.out_features == point.shape[-1]):
+            source = output
+        if output is point:
+            break
+    return source
+
+
 @torch.no_grad()
-def measure_inputs(module: nn.Module, norms: Sequence[nn.Module], batches: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+def measure_inputs(
+    module: nn.Module, norms: Sequence[nn.Module], batches: Sequence[Tensor]
+) -> list[tuple[Tensor, Tensor]]:
     """Mean and biased variance by channel of what goes into each of ``norms``, over all batches together, in float64.
 
     Batch normalisation normalises by batch meanwhile, as it will in training; everything else is in evaluation mode.
@@ -239,7 +273,3 @@ def _pooled(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     total = counts.sum(0)
     mean = (counts * means).sum(0) / total
     return mean, (squares + counts * (means - mean).square()).sum(0) / total
-
-
-#: What makes new values for a new part, in place.
-Filler = Callable[[nn.Module], None]
