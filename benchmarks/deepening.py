@@ -195,8 +195,6 @@ def main() -> None:
         if kept is None:
             print(name, {key: value for key, value in row.items() if key != "family"}, flush=True)
         whole = {other: row for other, row in known.items() if other in listed} | rows
-            other: row for other, row in known.items() if other not in rows and other in dict(map(reversed, wanted))
-        }  # type: ignore[arg-type,misc]
         result = {
             "machine": machine(),
             "torch": torch.__version__,

@@ -71,7 +71,8 @@ class Deeper(nn.Sequential):
             base = self._modules.get("base")
             if base is None or name.startswith("__"):
                 raise
-            return getattr(base, name)
+            found: Any = getattr(base, name)
+            return found
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The parts one after the other; further arguments go to each block, as they went to ``base``."""
@@ -211,7 +212,7 @@ def find_module(module: nn.Module, name: str) -> nn.Module:
     Raises:
         InputError: there is none, with the nearest names.
     """
-    known = dict(module.named_modules(remove_duplicate=False))
+    known: dict[str, nn.Module] = dict(module.named_modules(remove_duplicate=False))
     if name in known:
         return known[name]
     near = difflib.get_close_matches(name, [one for one in known if one], n=3, cutoff=0.0)

@@ -53,10 +53,11 @@ class DilsOptions:
 
     ``ridge`` is relative to the mean of the Gram matrix's diagonal; 0 takes the solution of least norm.
     ``towards_identity`` lets the ridge pull towards the identity (before a layer, towards its weights) instead of zero, so
-    that what the data say nothing about is handed on. ``clamp`` keeps outputs so far from the bounds of a bounded activation before they are inverted. ``refinements``
-    is how many Gauss-Newton steps at most make the error of the activations smaller, not that of their inverses. ``projection`` is the fixed layer of ``before``,
-    ``width`` its number of outputs (None: as many as inputs), ``scale`` that of random weights. ``epochs``, ``lr`` and
-    ``batch`` are the approximation's, which starts from the analytic solution where ``start`` says so.
+    that what the data say nothing about is handed on. ``clamp`` keeps outputs so far from the bounds of a bounded activation
+    before they are inverted. ``refinements`` is how many Gauss-Newton steps at most make the error of the activations
+    smaller, not that of their inverses. ``projection`` is the fixed layer of ``before``, ``width`` its number of outputs
+    (None: as many as inputs), ``scale`` that of random weights. ``epochs``, ``lr`` and ``batch`` are the approximation's,
+    which starts from what ``start`` says.
     """
 
     method: Method = "analytic"

@@ -32,9 +32,13 @@ _NEVER_ZERO = frozenset(
     ["Sigmoid", "Softmax", "LogSoftmax", "Exp", "Hardsigmoid", "Cos", "Softplus", "Rsqrt", "Reciprocal", "Pow", "Erfc"]
 )
 # They give what they are given, up to the order or the shape of it; activations do so where they are idempotent.
-_HAND_ON = frozenset(
-    ["View", "UnsafeView", "Reshape", "ReshapeAlias", "Permute", "Transpose", "T", "Clone", "Alias", "Expand", "Squeeze", "Unsqueeze", "ToCopy", "Slice", "Split", "SplitWithSizes", "Select", "Unbind", "Index", "IndexSelect", "AsStrided", "Roll", "ConstantPadNd", "Relu", "Hardtanh", "LeakyRelu", "Gelu", "Silu", "Hardswish", "Tanh", "Elu", "Mish", "PreluKernel", "Movedim", "Chunk", "Contiguous", "NativeDropout", "Unfold", "Flatten", "Unflatten", "PixelShuffle", "PixelUnshuffle", "NanToNum", "ClampMin", "Clamp", "Threshold", "Im2Col", "Col2Im"]
-)
+_HAND_ON = frozenset((
+    "View", "UnsafeView", "Reshape", "ReshapeAlias", "Permute", "Transpose", "T", "Clone", "Alias", "Expand",
+    "Squeeze", "Unsqueeze", "ToCopy", "Slice", "Split", "SplitWithSizes", "Select", "Unbind", "Index", "IndexSelect",
+    "AsStrided", "Roll", "ConstantPadNd", "Relu", "Hardtanh", "LeakyRelu", "Gelu", "Silu", "Hardswish", "Tanh", "Elu",
+    "Mish", "PreluKernel", "Movedim", "Chunk", "Contiguous", "NativeDropout", "Unfold", "Flatten", "Unflatten",
+    "PixelShuffle", "PixelUnshuffle", "NanToNum", "ClampMin", "Clamp", "Threshold", "Im2Col", "Col2Im",
+))  # fmt: skip
 
 
 @dataclass(frozen=True)

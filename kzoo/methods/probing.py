@@ -16,9 +16,11 @@ from kzoo.methods.preserving import normalisations, operands, operation, tensors
 from kzoo.training.evaluation import evaluation_mode, place
 
 #: Operations that only move values, or choose among them; an activation before them is still that of the output.
-_MOVE = frozenset(
-    ["View", "UnsafeView", "ReshapeAlias", "Permute", "Transpose", "Clone", "Squeeze", "Unsqueeze", "MaxPool2DWithIndices", "MaxPool2D", "AvgPool2D", "Slice", "Alias", "ToCopy", "NativeDropout", "AdaptiveAvgPool2D"]
-)
+_MOVE = frozenset((
+    "View", "UnsafeView", "ReshapeAlias", "Permute", "Transpose", "Clone", "Squeeze", "Unsqueeze",
+    "MaxPool2DWithIndices", "MaxPool2D", "AvgPool2D", "Slice", "Alias", "ToCopy", "NativeDropout",
+    "AdaptiveAvgPool2D",
+))  # fmt: skip
 #: Activations by the name of autograd's operation.
 OPERATIONS = {
     "Relu": "relu",
