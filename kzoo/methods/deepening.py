@@ -42,6 +42,7 @@ from kzoo.methods.preserving import (
     identity_kernel,
     make_identity,
     propose,
+    tensors_of,
     undo_normalisation,
 )
 from kzoo.methods.probing import (
@@ -66,6 +67,7 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 #: Largest relative difference of the outputs, as a share of the largest output; by the type of the network's numbers.
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
+_BLOCK_TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5}
 _ROUGH = 5e-2
 _IDEMPOTENT = ("relu", "relu6")
 _BATCH = 64
@@ -259,23 +261,25 @@ class _Work:
         proposal = _proposal(block, call)
         if residual and not is_residual(block, proposal):
             raise NoIdentity("it has no shortcut")
-        norms = [
-            part for path in sorted(proposal.identities) if isinstance(part := block.get_submodule(path), _BatchNorm)
-        ]
-        if self.calibrated:
-            self._calibrate(norms)
         make_identity(block, proposal)
+        found = tensors_of(_run(block, call))
+        error = relative_difference(tensors_of(call.args)[: len(found)], found)
+        if not error <= _BLOCK_TOLERANCES.get(found[0].dtype, _ROUGH):
+            raise NoIdentity(f"its output would differ from its input by {error:.1e} of the largest value")
+        if self.calibrated:
+            self._calibrate(_undone(block, proposal))
 
     def _calibrate(self, norms: Sequence[_BatchNorm]) -> None:
-        """Set running statistics to those of the calibration images, as batches in training mode have them."""
-        if not norms:
-            return
-        for norm, (mean, variance) in zip(
-            norms, measure_inputs(self.module, norms, torch.split(self.images, _BATCH)), strict=True
-        ):
+        """Let batch normalisations undo the statistics of the calibration images, as batches in training mode have them.
+
+        One after the other: what a later one gets depends on the earlier ones.
+        """
+        for norm in norms:
+            ((mean, variance),) = measure_inputs(self.module, [norm], torch.split(self.images, _BATCH))
             assert norm.running_mean is not None and norm.running_var is not None
             norm.running_mean.copy_(mean)
             norm.running_var.copy_(variance)
+            undo_normalisation(norm)
 
     def _verify(self, name: str) -> None:
         after = outputs_of(self.module, self.probe)
@@ -336,8 +340,6 @@ class _Work:
                     part.bias.zero_()
         if norms and not layer.get("residual"):
             self._calibrate(norms)
-            for norm in norms:
-                undo_normalisation(norm)
 
 
 def _identity_weight(layer: nn.Module) -> Tensor:
@@ -384,10 +386,24 @@ def _proposal(block: nn.Module, call: Call) -> Proposal:
             raise NoIdentity(f"it cannot be run by itself ({reason:.120})") from None
 
 
-def is_residual(block: nn.Module, proposal: Proposal) -> bool:
-    """Whether a block has a shortcut; at most a batch normalisation is on it."""
-    norms = all(isinstance(block.get_submodule(path), _BatchNorm) for path in proposal.identities)
-    return norms and any(value == "zero" and not _belongs(name, proposal) for name, value in proposal.values.items())
+@torch.no_grad()
+def _run(block: nn.Module, call: Call) -> Any:
+    with evaluation_mode(block):
+        return block(*call.args, **call.kwargs)
+
+
+def _undone(block: nn.Module, proposal: Proposal) -> list[_BatchNorm]:
+    """The batch normalisations of a block that hand their input on, in their order."""
+    known = [block.get_submodule(path) for path in proposal.identities]
+    return [part for part in block.modules() if isinstance(part, _BatchNorm) and part in known]
+
+
+def is_residual(block: nn.Module, proposal: Proposal, direct: bool = False) -> bool:
+    """Whether a block has a shortcut; with ``direct`` there is at most a batch normalisation on it."""
+    on_it = direct and not all(isinstance(block.get_submodule(path), _BatchNorm) for path in proposal.identities)
+    return not on_it and any(
+        value == "zero" and not _belongs(name, proposal) for name, value in proposal.values.items()
+    )
 
 
 def _belongs(name: str, proposal: Proposal) -> bool:
@@ -470,7 +486,7 @@ def lone_blocks(module: nn.Module, images: Tensor) -> list[nn.Module]:
             continue
         block = module.get_submodule(name)
         try:
-            if is_residual(block, _proposal(block, call)):
+            if is_residual(block, _proposal(block, call), direct=True):
                 found.append(name)
                 by_shape[call.shapes] = name
         except NoIdentity:

@@ -140,7 +140,7 @@ def example_images(module: nn.Module, count: int = 2, seed: int = 0) -> Tensor:
     if isinstance(fixed := getattr(embedding, "img_size", None), tuple) and len(fixed) == 2:
         size = (size[0], *fixed)
     device, dtype = place(module)
-    images = torch.randn(count, channels, *size[1:], generator=torch.Generator().manual_seed(seed))
+    images = torch.randn(count, *size, generator=torch.Generator().manual_seed(seed))
     return images.to(device, dtype)
 
 
