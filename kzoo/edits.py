@@ -54,8 +54,8 @@ _NORMS = {"linear": nn.BatchNorm1d, "conv1d": nn.BatchNorm1d, "conv2d": nn.Batch
 _MOST_EDITS, _MOST_CHANNELS, _MOST_KERNEL, _MOST_NAME = 1000, 65_536, 63, 300
 #: So many parameters at most may one inserted layer have: a list of edits may come from a stranger.
 _MOST_PARAMETERS = 1 << 28
-#: How many times its size a network may get, beside one such layer; and how many modules it may have.
-_MOST_GROWTH, _MOST_MODULES = 64, 100_000
+#: How many times its parameters and its modules a network may have, beside one such layer and so many modules.
+_MOST_GROWTH, _MOST_MODULES = 64, 1000
 
 
 class Deeper(nn.Sequential):
@@ -115,6 +115,7 @@ def apply_edits(module: nn.Module, edits: Sequence[Mapping[str, Any]]) -> nn.Mod
     if len(edits) > _MOST_EDITS:
         raise InputError(f"there are {len(edits):,} edits: expected {_MOST_EDITS} at most")
     most = _parameters(module) * _MOST_GROWTH + _MOST_PARAMETERS
+    modules = _modules(module) * _MOST_GROWTH + _MOST_MODULES
     for number, edit in enumerate(edits, 1):
         if not isinstance(edit, Mapping):
             raise InputError(f"edit {number} is {edit!r:.80}: expected a mapping with the key 'edit'")
@@ -123,7 +124,7 @@ def apply_edits(module: nn.Module, edits: Sequence[Mapping[str, Any]]) -> nn.Mod
             raise InputError(f"edit {number} is of the kind {kind!r:.80}: expected one of {', '.join(EDITS)}")
         try:
             EDITS[kind](module, edit)
-            _require_bounded(module, most)
+            _require_bounded(module, most, modules)
         except InputError as error:
             raise InputError(f"edit {number}: {error}") from None
     return module
@@ -133,11 +134,15 @@ def _parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _require_bounded(module: nn.Module, most: int) -> None:
+def _modules(module: nn.Module) -> int:
+    return sum(1 for _ in module.modules())
+
+
+def _require_bounded(module: nn.Module, most: int, modules: int) -> None:
     """A block that is put behind itself again and again doubles each time."""
-    if sum(1 for _ in module.modules()) > _MOST_MODULES or _parameters(module) > most:
+    if _modules(module) > modules or _parameters(module) > most:
         raise InputError(
-            f"the network would become too large: expected {most:,} parameters and {_MOST_MODULES:,} modules at most"
+            f"the network would become too large: expected {most:,} parameters and {modules:,} modules at most"
         )
 
 

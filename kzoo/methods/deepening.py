@@ -367,8 +367,8 @@ def relative_difference(before: Sequence[Tensor], after: Sequence[Tensor]) -> fl
         return math.inf
     worst = 0.0
     for one, other in zip(before, after, strict=True):
-        scale = float(one.abs().max()) or 1.0
-        worst = max(worst, float((one - other).abs().max()) / scale)
+        one, other = one.detach(), other.detach()
+        worst = max(worst, float((one - other).abs().max()) / (float(one.abs().max()) or 1.0))
         if not torch.isfinite(other).all():
             return math.inf
     return worst
@@ -473,7 +473,7 @@ def lone_blocks(module: nn.Module, images: Tensor) -> list[nn.Module]:
     names = [
         name
         for name, part in module.named_modules()
-        if name and not isinstance(part, _CONTAINERS) and _layers(part) > 1
+        if name and _layers(part) > 1 and type(part).forward not in (nn.Sequential.forward, nn.ModuleList.forward)
     ]
     found: list[str] = []
     by_shape: dict[tuple[Any, ...], str] = {}

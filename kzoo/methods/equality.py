@@ -60,7 +60,7 @@ def _candidates(module: nn.Module) -> Iterator[tuple[str, Callable[[], nn.Module
         config = getattr(module, "pretrained_cfg", None) or {}
         own = config.get("architecture", "") if isinstance(config, dict) else ""
         for name in _nearest(own, names):
-            options = {"num_classes": classes, "in_chans": channels, "pretrained": False}
+            options: dict[str, Any] = {"num_classes": classes, "in_chans": channels, "pretrained": False}
             yield f"timm:{name}", partial(timm.create_model, name, **options)
     elif place.startswith("torchvision.models."):
         from torchvision.models import get_model_builder, list_models
