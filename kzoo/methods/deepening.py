@@ -15,7 +15,7 @@ so exactly in evaluation mode, and in training mode on the calibration batch alo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -158,6 +158,7 @@ class _Work:
         self.edits: list[Edit] = []
         self.added: list[str] = []
         self.skipped: dict[str, str] = {}
+        self.shapes: set[tuple[Any, ...]] = set()
 
     # Where
 
@@ -166,11 +167,11 @@ class _Work:
         if kind == "auto":
             for name, edits in stage_edits(self.module, self.probe, self.skipped):
                 self._try(name, edits)
-            if not self.edits:
-                for block in lone_blocks(self.module, self.probe):
-                    # Names behind one that was put into a chain are others by now.
-                    name = self._name(block)
-                    self._try(name, [{"edit": "insert", "after": name, "like": name}])
+            stages = [str(edit["stage"]) for edit in self.edits]
+            for block in lone_blocks(self.module, self.probe, stages, self.shapes):
+                # Names behind one that was put into a chain are others by now.
+                name = self._name(block)
+                self._try(name, [{"edit": "insert", "after": name, "like": name}])
         if not self.edits:
             for output in resolutions(survey(self.module, self.probe), _IDEMPOTENT if kind != "residual" else None):
                 self._insert_or_skip(output, kind)
@@ -268,6 +269,7 @@ class _Work:
             raise NoIdentity(f"its output would differ from its input by {error:.1e} of the largest value")
         if self.calibrated:
             self._calibrate(_undone(block, proposal))
+        self.shapes.add(call.given[:1])
 
     def _calibrate(self, norms: Sequence[_BatchNorm]) -> None:
         """Let batch normalisations undo the statistics of the calibration images, as batches in training mode have them.
@@ -400,14 +402,8 @@ def _undone(block: nn.Module, proposal: Proposal) -> list[_BatchNorm]:
 
 def is_residual(block: nn.Module, proposal: Proposal, direct: bool = False) -> bool:
     """Whether a block has a shortcut; with ``direct`` there is at most a batch normalisation on it."""
-    on_it = direct and not all(isinstance(block.get_submodule(path), _BatchNorm) for path in proposal.identities)
-    return not on_it and any(
-        value == "zero" and not _belongs(name, proposal) for name, value in proposal.values.items()
-    )
-
-
-def _belongs(name: str, proposal: Proposal) -> bool:
-    return name.rpartition(".")[0] in proposal.identities
+    on_it = [block.get_submodule(path) for path in proposal.identities] if direct else []
+    return proposal.residual and all(isinstance(part, _BatchNorm) for part in on_it)
 
 
 def stage_edits(module: nn.Module, images: Tensor, skipped: dict[str, str]) -> Iterator[tuple[str, list[Edit]]]:
@@ -468,12 +464,20 @@ def _unstriding(block: nn.Module, call: Call) -> list[Edit]:
     return [{"inputs": inputs, "outputs": outputs, "shortcut": form} for form in FORMS]
 
 
-def lone_blocks(module: nn.Module, images: Tensor) -> list[nn.Module]:
-    """Blocks with a shortcut that are in no chain of their kind: of each shape the last, outermost first."""
+def lone_blocks(
+    module: nn.Module, images: Tensor, stages: Sequence[str] = (), shapes: Collection[tuple[Any, ...]] = ()
+) -> list[nn.Module]:
+    """Blocks with a shortcut that are at the end of no stage: for each shape the last, outermost first.
+
+    Those in ``stages``, and those whose input has one of ``shapes``, are left out.
+    """
     names = [
         name
         for name, part in module.named_modules()
-        if name and _layers(part) > 1 and type(part).forward not in (nn.Sequential.forward, nn.ModuleList.forward)
+        if name
+        and _layers(part) > 1
+        and type(part).forward not in (nn.Sequential.forward, nn.ModuleList.forward)
+        and not any(_inside(name, stage) for stage in stages)
     ]
     found: list[str] = []
     by_shape: dict[tuple[Any, ...], str] = {}
@@ -482,13 +486,13 @@ def lone_blocks(module: nn.Module, images: Tensor) -> list[nn.Module]:
         call = called[name]
         if any(name.startswith(f"{outer}.") for outer in found) or call.count != 1 or not call.shapes:
             continue
-        if call.given[: len(call.shapes)] != call.shapes:
+        if call.given[: len(call.shapes)] != call.shapes or call.given[:1] in shapes:
             continue
         block = module.get_submodule(name)
         try:
             if is_residual(block, _proposal(block, call), direct=True):
                 found.append(name)
-                by_shape[call.shapes] = name
+                by_shape[call.given[:1]] = name
         except NoIdentity:
             continue
     return [module.get_submodule(name) for name in by_shape.values()]

@@ -45,16 +45,12 @@ _HAND_ON = frozenset((
 class Proposal:
     """What to set the block's parameters to, by the parameter's name, so that it gives its input back.
 
-    ``residual`` tells that the input arrives by a shortcut; otherwise layers of ``identities`` hand it on.
+    ``identities`` are layers that hand the input on; ``residual`` tells that there are branches beside a shortcut, which vanish.
     """
 
     values: Mapping[str, Value] = field(default_factory=dict)
     identities: frozenset[str] = frozenset()
-
-    @property
-    def residual(self) -> bool:
-        """Whether no layer has to be an identity."""
-        return not self.identities
+    residual: bool = False
 
 
 class NoIdentity(Exception):
@@ -67,8 +63,8 @@ class _Found:
 
     values: Mapping[int, Value]
     identities: int = 0
-    # Branches of the graph that vanish: without any, nothing was added to the input.
-    vanished: int = 0
+    # Branches beside a shortcut, which vanish.
+    branches: int = 0
 
     @property
     def cost(self) -> tuple[int, int]:
@@ -114,7 +110,7 @@ def _named(block: nn.Module, found: _Found) -> Proposal:
     if len(values) < len(found.values):
         raise NoIdentity("a parameter that would have to vanish belongs to another part of the network")
     identities = frozenset(name.rpartition(".")[0] for name, value in values.items() if value == "identity")
-    return Proposal(values, identities)
+    return Proposal(values, identities, found.branches > 0)
 
 
 class _trainable:
@@ -157,7 +153,7 @@ def _union(parts: Sequence[_Found]) -> _Found:
         for key, value in part.values.items():
             if values.setdefault(key, value) != value:
                 raise NoIdentity("a parameter would have to be two things at once")
-    return _Found(values, sum(part.identities for part in parts), sum(part.vanished for part in parts))
+    return _Found(values, sum(part.identities for part in parts), sum(part.branches for part in parts))
 
 
 class _Walk:
@@ -204,8 +200,11 @@ class _Walk:
         reasons: list[NoIdentity] = []
         for chosen in range(len(candidates)):
             try:
-                others = [self.vanish(part) for number, part in enumerate(parts) if number != chosen]
-                found.append(_union([self.keep(parts[chosen], place), *others]))
+                others = [part for number, part in enumerate(parts) if number != chosen]
+                # A parameter that is added is a bias, not a branch.
+                branches = sum(_parameter(part) is None for part in others)
+                vanished = [self.vanish(part) for part in others]
+                found.append(_union([self.keep(parts[chosen], place), *vanished, _Found({}, 0, branches)]))
             except NoIdentity as reason:
                 reasons.append(reason)
         if not found:
@@ -249,7 +248,7 @@ class _Walk:
         if name.endswith("AccumulateGrad"):
             if id(node.variable) in self._inputs:
                 raise NoIdentity("its input is added to itself")
-            return _Found({id(node.variable): "zero"}, 0, 1)
+            return _Found({id(node.variable): "zero"})
         if name in _SUMS:
             return _union([self.vanish(part) for part in parts])
         if name == "Convolution" or name.startswith(_NORMS):
@@ -273,7 +272,7 @@ class _Walk:
                 continue
             parameter = _parameter(part)
             if parameter is not None and id(parameter) not in self._inputs:
-                return _Found({id(parameter): "zero"}, 0, 1)
+                return _Found({id(parameter): "zero"})
             try:
                 found.append(self.vanish(part))
             except NoIdentity:

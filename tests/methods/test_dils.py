@@ -23,7 +23,7 @@ from kzoo.training.settings import TrainingSettings
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SEEDS = range(5)
-EPOCHS = {"relu": 15, "tanh": 25, "gelu": 25, "sigmoid": 60}
+EPOCHS = {"relu": 12, "tanh": 15, "gelu": 15, "sigmoid": 35}
 #: What an identity layer with the activation would do, which is no part of DILS.
 IDENTITY = DilsOptions(method="approximation", start="identity", epochs=0)
 
