@@ -248,7 +248,11 @@ class _Work:
             self._verify(name)
         except InputError as error:
             undo()
-            raise NoIdentity(str(error)) from None
+            raise NoIdentity(
+                f"its last block changes the shape of its input, and one like it without that does not fit ({error!s:.160})"
+                if "unstrided" in edit
+                else str(error)
+            ) from None
         except NoIdentity:
             undo()
             raise
@@ -294,7 +298,7 @@ class _Work:
 
     def _insert_layer(self, name: str, kind: Kind) -> None:
         found = survey(self.module, self.probe)
-        point, source = (_any_point if kind == "residual" else _idempotent_point)(self.module, name, found)
+        point, source = (_any_point if kind == "residual" else _idempotent_point)(name, found)
         layer = _description(point, source, kind == "residual", self._epsilon(point, source, kind))
         if "norm" in layer and not self.calibrated:
             raise InputError(
@@ -319,7 +323,7 @@ class _Work:
     def _epsilon(self, point: Output, source: Output | None, kind: Kind) -> float | None:
         """The epsilon of the new layer's batch normalisation; None for none."""
         own = next((part for part in point.module.modules() if isinstance(part, _BatchNorm)), None)
-        between = getattr(source, "norm", None) if own is None else own
+        between = point.norm if own is None else own
         if self.norm is None and kind != "residual" and between is not None:
             return float(between.eps)
         if self.norm and source is not None:
@@ -522,7 +526,7 @@ def resolutions(found: Sequence[Output], activations: Sequence[str] | None) -> l
     return wide or list(last.values())
 
 
-def _idempotent_point(module: nn.Module, name: str, found: Sequence[Output]) -> tuple[Output, Output | None]:
+def _idempotent_point(name: str, found: Sequence[Output]) -> tuple[Output, Output | None]:
     """The first module, at a name or behind it, whose output comes from an idempotent activation; and what made it."""
     chain = chain_of(name, found)
     norm = None
@@ -538,10 +542,8 @@ def _idempotent_point(module: nn.Module, name: str, found: Sequence[Output]) -> 
                     f"{output.name} is run {output.count} times in one pass, so that a layer behind it would come in {output.count} "
                     "places: name a block, or another layer"
                 )
-            source = source_of(output, found)
-            if source is not None:
-                source.norm = norm or _norm_before(output, found)  # type: ignore[attr-defined]
-            return output, source
+            output.norm = norm or _norm_before(output, found)
+            return output, source_of(output, found)
         if isinstance(output.module, _BatchNorm):
             norm = output.module
         elif number and isinstance(output.module, (*_CONVOLUTIONS, nn.Linear)):
@@ -552,7 +554,7 @@ def _idempotent_point(module: nn.Module, name: str, found: Sequence[Output]) -> 
     )
 
 
-def _any_point(module: nn.Module, name: str, found: Sequence[Output]) -> tuple[Output, Output | None]:
+def _any_point(name: str, found: Sequence[Output]) -> tuple[Output, Output | None]:
     output = chain_of(name, found)[0]
     if output.count != 1:
         raise InputError(f"{name} is run {output.count} times in one pass: name another layer")

@@ -240,7 +240,8 @@ class _Walk:
     def vanish(self, node: Node | None) -> _Found:
         """How the value at a node can be zero."""
         if node is None:
-            raise NoIdentity("a constant is added to its input")
+            # A constant may be the zero that a sum begins with; numbers will tell.
+            return _Found({})
         return _once(self._zeroed, node, lambda: self._vanish(node))
 
     def _vanish(self, node: Node) -> _Found:

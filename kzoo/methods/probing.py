@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from kzoo.errors import InputError
 from kzoo.methods.preserving import normalisations, operands, operation, tensors_of
@@ -146,9 +147,10 @@ def example_images(module: nn.Module, count: int = 2, seed: int = 0) -> Tensor:
 
 @dataclass
 class Output:
-    """What a module gave: its shape, the activation that made it (None: another operation), and how often it was called.
+    """What a module gave first: its shape, the activation that made it (None: another operation), how often it was called.
 
-    ``follows`` is the place in the order of calls of the module whose output this one took.
+    ``direct`` tells that nothing came behind the activation. ``tensor`` and ``taken`` are the identities of its output and of
+    its input, ``norm`` is the batch normalisation before the activation, where somebody looked for it.
     """
 
     name: str
@@ -158,8 +160,8 @@ class Output:
     direct: bool
     tensor: int
     taken: int
-    lowest: float
     count: int = 1
+    norm: _BatchNorm | None = None
 
 
 def survey(module: nn.Module, images: Tensor) -> list[Output]:
@@ -180,9 +182,7 @@ def survey(module: nn.Module, images: Tensor) -> list[Output]:
             if taken is not None:
                 held.append(taken)
             activation, direct = activation_of(output)
-            found[name] = Output(
-                name, part, tuple(output.shape), activation, direct, id(output), id(taken), float(output.detach().min())
-            )
+            found[name] = Output(name, part, tuple(output.shape), activation, direct, id(output), id(taken))
 
     handles = [part.register_forward_hook(partial(after, name)) for name, part in module.named_modules() if name]
     frozen = [value for value in module.parameters() if not value.requires_grad and value.is_floating_point()]
