@@ -32,6 +32,8 @@ NAME = "growth-deepen"
 REGISTRY = Path("registry")
 LIMITS = {"float64": 1e-8, "float32": 1e-4}
 SECONDS = 600
+#: Pixels along a side: of images for networks that take any, and from which on there are fewer images.
+SIDE, LARGE = 160, 320
 #: torchvision's networks for other tasks are in families of their own.
 _OTHER_TASKS = ("detection", "segmentation", "video", "optical_flow", "quantization")
 
@@ -47,6 +49,19 @@ def networks() -> list[tuple[str, str]]:
         for size, name in chosen:
             found[f"{library}:{name}"] = (size, f"{library}/{family}")
     return [(family, name) for name, (_, family) in sorted(found.items(), key=lambda one: one[1])]
+
+
+def some_images(module: nn.Module) -> Tensor:
+    """Four images, two where they are large; small ones, where the network takes any size."""
+    images = example_images(module, 4)
+    config = getattr(module, "pretrained_cfg", {})
+    if images.shape[-1] > SIDE and not config.get("fixed_input_size", True):
+        try:
+            outputs(module, images[:1, :, :SIDE, :SIDE], False)
+            return images[:, :, :SIDE, :SIDE]
+        except Exception:  # a network that needs its own size nevertheless
+            pass
+    return images if images.shape[-1] <= LARGE else images[:2]
 
 
 @torch.no_grad()
@@ -114,7 +129,7 @@ def attempt(name: str) -> dict[str, Any]:
     library, _, own = name.partition(":")
     torch.set_grad_enabled(False)
     base = build_network(NetworkSpec(library, own), load_zoo, 0)
-    images = example_images(base, 4)
+    images = some_images(base)
     base = looking_trained(base, images)
     row: dict[str, Any] = {"parameters": sum(value.numel() for value in base.parameters())}
     row["spread"] = float(outputs(base, images, False)[0].std())
