@@ -106,9 +106,10 @@ def deepen_module(
     every stage by one block, or, in a network without residual stages, every resolution by one identity layer.
 
     ``calibration`` are images ready for the network (N x C x H x W, floats, normalised); needed where a batch
-    normalisation is inserted. ``norm`` says whether an identity layer has one (None: as the layer before it). ``kind``
-    ``"residual"`` puts a residual layer of zero output behind any layer. ``init`` is what the parameters of a new block
-    that need not vanish hold: fresh values by ``seed``, or a copy of the block that it is like.
+    normalisation is inserted, and for training mode where one is on the shortcut of a block (as in RepVGG). ``norm`` says
+    whether an identity layer has one (None: as the layer before it). ``kind`` ``"residual"`` puts a residual layer of zero
+    output behind any layer. ``init`` is what the parameters of a new block that need not vanish hold: fresh values by
+    ``seed``, or a copy of the block that it is like.
 
     Raises:
         InputError: a name is unknown, the function cannot be preserved there, or calibration images are missing.

@@ -307,7 +307,7 @@ Features = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
 
 def features(module: nn.Module, name: str, images: Tensor, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """What a module takes and gives, batch by batch, in evaluation mode."""
+    """What a module takes and gives, batch by batch, in evaluation mode, on the CPU: solves are in float64 there."""
     seen: list[tuple[Tensor, Tensor]] = []
 
     def before(_: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -321,8 +321,9 @@ def features(module: nn.Module, name: str, images: Tensor, batch: int) -> Iterat
     try:
         for some in torch.split(images, batch):
             outputs_of(module, some)
-            yield seen.pop()
+            given, output = seen.pop()
             seen.clear()
+            yield given.cpu(), output.cpu()
     finally:
         for handle in handles:
             handle.remove()
@@ -408,7 +409,7 @@ def _spec_after(point: Output, source: Output, activation: str) -> Edit:
 
 def _new_layer(spec: Mapping[str, Any], like: nn.Module) -> nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d:
     with seeded(0):
-        layer = layer_parts(spec)["layer"].to(*place(like))
+        layer = layer_parts(spec)["layer"].to(dtype=place(like)[1])
     assert isinstance(layer, (nn.Linear, *_CONVOLUTIONS))
     return layer
 
@@ -573,9 +574,8 @@ def _fill(work: nn.Module, name: str, layer: nn.Module) -> None:
     """Put a solved layer where the edit put a fresh one."""
     there = work.get_submodule(name)
     parts = list(there.children()) if isinstance(there, InsertedLayer) else [there]
-    first = parts[0]
-    first.to(*place(layer))
-    first.load_state_dict(layer.state_dict())
+    parts[0].to(place(work)[0], place(layer)[1])
+    parts[0].load_state_dict(layer.state_dict())
 
 
 # Before a layer
@@ -621,7 +621,7 @@ def _project(new: nn.Module, old: nn.Module, activation: str, stream: Features, 
     inputs, width = new.weight.shape[1], layer_outputs(new)
     if options.projection == "svd":
         flat = old.weight.movedim(1, -1).reshape(-1, inputs) if isinstance(old, _CONVOLUTIONS) else old.weight
-        directions = torch.linalg.svd(flat.double(), full_matrices=True).Vh[:width]
+        directions = torch.linalg.svd(flat.double().cpu(), full_matrices=True).Vh[:width]
         weight = nn.functional.pad(directions, (0, 0, 0, max(width - len(directions), 0)))
         if width > len(directions):
             weight[len(directions) :] = _random(width - len(directions), inputs, options)
@@ -662,5 +662,7 @@ def _solve_before(old: nn.Module, new: nn.Module, activation: str, stream: Featu
     groups = getattr(old, "groups", 1)
     same = old.weight.shape[1] * groups == layer_inputs(new)
     towards = old.weight.flatten(1) if same and options.towards_identity and options.projection == "identity" else None
-    _set(old, *_solve(old, groups, passed, lambda one: one, options, towards))
-    return _error(old, "identity", passed)
+    solved = copied(old).cpu()
+    _set(solved, *_solve(solved, groups, passed, lambda one: one, options, None if towards is None else towards.cpu()))
+    old.load_state_dict(solved.state_dict())
+    return _error(solved, "identity", passed)

@@ -318,6 +318,11 @@ def hostile() -> Iterator[tuple[Any, str]]:
     yield [{"edit": "append", "stage": "nowhere", "like": "0"}], "nearest"
     yield [{"edit": "append", "stage": "", "like": "9"}], "no block"
     yield [{"edit": "append", "stage": "", "like": "0", "code": "x"}], "unknown"
+    changed = {"inputs": 4, "outputs": 4, "shortcut": "none"}
+    yield [{"edit": "append", "stage": "", "like": "0", "unstrided": True}], "mapping"
+    yield [{"edit": "append", "stage": "", "like": "0", "unstrided": changed | {"inputs": -1}}], "inputs"
+    yield [{"edit": "append", "stage": "", "like": "0", "unstrided": changed | {"shortcut": "exec"}}], "shortcut"
+    yield [{"edit": "append", "stage": "", "like": "0", "unstrided": changed | {"outputs": 5}}], "no convolution"
     yield [{"edit": "insert", "after": "1"}], "missing"
     yield [{"edit": "insert", "after": "", "layer": LINEAR}], "whole network"
     yield [{"edit": "insert", "after": "1", "layer": "nn.Linear(4, 4)"}], "mapping"
