@@ -68,7 +68,8 @@ class Deeper(nn.Sequential):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            base = self._modules.get("base")
+            # Not by self._modules: while a copy is being made there is none yet.
+            base = vars(self).get("_modules", {}).get("base")
             if base is None or name.startswith("__"):
                 raise
             found: Any = getattr(base, name)

@@ -220,6 +220,22 @@ def test_a_residual_layer_of_zero_output_behind_any_activation() -> None:
     assert entries(found.module) > entries(module)
 
 
+def test_a_network_without_stages_and_without_relu() -> None:
+    module, inputs = perceptron(nn.GELU()), torch.randn(6, 5, dtype=torch.float64)
+    assert "kind='residual'" in refused(module, "all", calibration=inputs)
+    found = deepen_module(module, calibration=inputs, kind="residual")
+    assert torch.equal(found.module(inputs), module(inputs))
+
+
+def test_wrapped_layers_can_be_copied_and_read() -> None:
+    module = network("timm:test_resnet")
+    found = deepen_module(module, "conv1", norm=False)
+    wrapper = copy.deepcopy(found.module).get_submodule(found.added[0].rpartition(".")[0])
+    assert wrapper.inplace is wrapper.base.inplace
+    with pytest.raises(AttributeError):
+        wrapper.nothing  # noqa: B018
+
+
 def test_seeds_and_copies() -> None:
     module = network("timm:test_resnet")
 
