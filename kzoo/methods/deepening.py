@@ -15,7 +15,7 @@ so exactly in evaluation mode, and in training mode on the calibration batch alo
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -414,7 +414,8 @@ def is_residual(block: nn.Module, proposal: Proposal, direct: bool = False) -> b
 def stage_edits(module: nn.Module, images: Tensor, skipped: dict[str, str]) -> Iterator[tuple[str, list[Edit]]]:
     """The residual stages of a network in their order, each with edits that append a block like its last, the best first.
 
-    A stage is a container whose last block has a shortcut, and of which no part is such a container itself. Where the only
+    A stage is a container whose last block has a shortcut, and of which no part is such a container itself (unless it is a
+    row of alike blocks). Where the only
     block of a container changes the shape, as those do that begin a stage, blocks like it without the change are proposed,
     if it has brothers or no other stage was found.
     """
@@ -434,16 +435,30 @@ def stage_edits(module: nn.Module, images: Tensor, skipped: dict[str, str]) -> I
                 stages[name] = [edit]
         except NoIdentity as reason:
             skipped[name] = str(reason)
-    inner: set[str] = set()
-    for name in stages:
-        if not any(
-            _inside(other, last[name]) or (other in inner and _inside(name, other)) for other in stages if other != name
-        ):
-            inner.add(name)
-    skipped_outer = {name for name in skipped if any(_inside(other, name) for other in inner)}
-    for name in skipped_outer:
+    inner = _chosen(module, images, stages, last)
+    for name in [name for name in skipped if any(_inside(other, name) for other in inner)]:
         del skipped[name]
     yield from ((name, stages[name]) for name in stages if name in inner)
+
+
+def _chosen(module: nn.Module, images: Tensor, stages: Collection[str], last: Mapping[str, str]) -> set[str]:
+    """Of containers in containers those that are stages: the inner one, unless the outer one is a row of alike blocks."""
+    nested = {name for name in stages if any(_inside(other, last[name]) for other in stages if other != name)}
+    children = {name: [f"{name}.{child}" for child in module.get_submodule(name)._modules][1:] for name in nested}
+    called = calls(module, {child for row in children.values() for child in row}, images) if nested else {}
+
+    def alike(row: Sequence[str]) -> bool:
+        shapes = {(called[child].given[:1], called[child].shapes[:1]) for child in row}
+        kinds = {type(module.get_submodule(child)) for child in row}
+        return len(row) > 0 and len(kinds) == len(shapes) == 1 and all(given == shape for given, shape in shapes)
+
+    chosen: set[str] = set()
+    for name in stages:  # outer ones come first
+        if any(_inside(name, other) for other in chosen):
+            continue
+        if name not in nested or alike(children[name]):
+            chosen.add(name)
+    return chosen
 
 
 def _last_blocks(module: nn.Module) -> dict[str, str]:
