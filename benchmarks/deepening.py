@@ -33,7 +33,7 @@ REGISTRY = Path("registry")
 LIMITS = {"float64": 1e-8, "float32": 1e-4}
 SECONDS = 600
 #: Pixels along a side: of images for networks that take any, and from which on there are fewer images.
-SIDE, LARGE = 160, 320
+SIDE, LARGE = 224, 320
 #: torchvision's networks for other tasks are in families of their own.
 _OTHER_TASKS = ("detection", "segmentation", "video", "optical_flow", "quantization")
 
@@ -102,14 +102,20 @@ def recalibrate_floats(module: nn.Module, images: Tensor) -> None:
 
 @torch.no_grad()
 def outputs(module: nn.Module, images: Tensor, training: bool) -> list[Tensor]:
-    """What a copy of the network gives; in training mode without dropout and stochastic depth."""
-    module = copied(module).train(training)
+    """What the network gives, in training mode without dropout and stochastic depth; afterwards it is as it was."""
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    module.train(training)
     for part in module.modules():
         if "drop" in type(part).__name__.lower() or "stochastic" in type(part).__name__.lower():
             part.eval()
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return tensors_of(module(images))
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return tensors_of(module(images))
+    finally:
+        module.eval()
+        for buffer, value in buffers:
+            buffer.copy_(value)
 
 
 def differences(base: nn.Module, deeper: nn.Module, images: Tensor) -> dict[str, float | None]:
