@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
 
-from kzoo.graph.axes import Axis, Product
+from kzoo.graph.axes import Axis
 from kzoo.graph.channels import ChannelGraph
 from kzoo.graph.sizes import leading, new_size, pieces
 
 #: Names of attributes that tell sizes of channels; an edit may set no others.
 CHANNEL_NAMES = re.compile(
     r"chan|chs|dim|feat|width|head|group|hidden|embed|plane|split|chunk|inner|normalized_shape|out_size|^c\d?$|filter|"
-    r"^n?h_?k?v?$|^dh$|^nh|key|val|_ks?d|^d$|^r$|rank|heads|expand|^state|^d_|ngf|^k$|^v$|^q$|part"
+    r"shape|^n?h_?k?v?$|^dh$|^nh|key|val|_ks?d|^d$|^r$|rank|heads|expand|^state|^d_|ngf|^k$|^v$|^q$|part"
 )
 _OTHER_SIZES = re.compile(
     r"kernel|window|stride|pad|img|image|patch|class|token|seq|grid|layer|block|stage|drop|pool|resolution|ratio|"
@@ -35,8 +35,13 @@ def is_channel_name(name: str) -> bool:
     return bool(CHANNEL_NAMES.search(name.lower()) and not _OTHER_SIZES.search(name.lower()))
 
 
-def changed_attributes(module: nn.Module, graph: ChannelGraph, sizes: Mapping[int, int]) -> dict[str, dict[str, Any]]:
-    """By the path of a module, the attributes that change and their new values, where groups get the new ``sizes``."""
+def changed_attributes(
+    module: nn.Module, graph: ChannelGraph, sizes: Mapping[int, int], kept: Collection[tuple[str, str]] = ()
+) -> dict[str, dict[str, Any]]:
+    """By the path of a module, the attributes that change and their new values, where groups get the new ``sizes``.
+
+    ``kept`` names attributes, by path and name, that stay as they are.
+    """
     found: dict[str, dict[str, Any]] = {}
     below = _below(graph)
     for path, part in module.named_modules():
@@ -44,7 +49,7 @@ def changed_attributes(module: nn.Module, graph: ChannelGraph, sizes: Mapping[in
         told = dict(_layer_attributes(part, own, graph.seen.get(path, ()), sizes))
         seen = [*graph.seen.get(path, ()), *(axis for axes in own.values() for axis in axes)]
         for name, value in vars(part).items():
-            if name not in told and is_channel_name(name):
+            if name not in told and is_channel_name(name) and (path, name) not in kept:
                 known = _renewed(value, seen, sizes) or (_renewed(value, below[path], sizes) if not seen else None)
                 if known is not None:
                     told[name] = known
@@ -127,6 +132,13 @@ def _one(value: int, seen: Iterable[Axis], sizes: Mapping[int, int]) -> int | No
     return changed.pop() if len(changed) == 1 else None
 
 
-def has_product(axis: Axis) -> bool:
-    """Whether an axis is a product, as of heads and their width."""
-    return isinstance(axis, Product)
+def ambiguous_attributes(
+    module: nn.Module, graph: ChannelGraph, sizes: Mapping[int, int], path: str
+) -> list[str]:
+    """The attributes of a module whose values could also be sizes that stay, heads first."""
+    changed = changed_attributes(module, graph, sizes).get(path, {})
+    part = module.get_submodule(path)
+    seen = graph.seen.get(path, ())
+    still = {new_size(piece, sizes) for axis in seen for piece in pieces(axis) if new_size(piece, sizes) == piece.size}
+    unsure = [name for name in changed if isinstance(value := getattr(part, name), int) and value in still]
+    return sorted(unsure, key=lambda name: "head" not in name)

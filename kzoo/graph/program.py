@@ -67,6 +67,12 @@ def traced(module: nn.Module, example: Sequence[Any]) -> Program:
         InputError: it cannot be traced, as with control flow that depends on values.
     """
     training = [part for part in module.modules() if part.training]
+    held = [
+        (part, name, dict(value))
+        for part in module.modules()
+        for name, value in vars(part).items()
+        if name not in _TORCHS_OWN and _is_cache(value)
+    ]
     module.eval()
     try:
         with warnings.catch_warnings(), torch.no_grad():
@@ -75,6 +81,10 @@ def traced(module: nn.Module, example: Sequence[Any]) -> Program:
     finally:
         for part in training:
             part.training = True
+        # Tracing leaves tensors without values in what networks remember of their last run.
+        forget_caches(module)
+        for part, name, value in held:
+            getattr(part, name).update(value)
     signature = exported.graph_signature
     names = {
         **signature.inputs_to_parameters,
@@ -172,6 +182,21 @@ class _Reader:
 
 def _shape(found: Any) -> tuple[int, ...] | None:
     return tuple(int(size) for size in found.shape) if isinstance(found, Tensor) else None
+
+
+def _is_cache(value: Any) -> bool:
+    return isinstance(value, dict) and any(isinstance(item, Tensor) for item in value.values())
+
+
+def forget_caches(module: nn.Module) -> None:
+    """Empty what modules remember of their last run: plain dictionaries of tensors."""
+    for part in module.modules():
+        for name, value in vars(part).items():
+            if name not in _TORCHS_OWN and _is_cache(value):
+                value.clear()
+
+
+_TORCHS_OWN = frozenset({"_parameters", "_buffers", "_modules"})
 
 
 def example_copy(example: Sequence[Any]) -> tuple[Any, ...]:

@@ -53,6 +53,10 @@ class Propagation:
         for axis in axes:
             self.solver.fix(axis, f"{why} in {operation.module or 'the network'}")
 
+    def fix_all(self, value: Value, reason: str) -> None:
+        for axis in self.of(value):
+            self.solver.fix(axis, reason)
+
     def spatial(self, axis: Axis, size: int, operation: Operation) -> Axis:
         """An axis that the operation treats as positions."""
         self.fix([axis], f"{operation.name} goes along it", operation)
@@ -78,6 +82,10 @@ def propagate(program: Program) -> Propagation:
         found.axes[value] = [found.solver.group(size) for size in value.shape or ()]
     for operation in program.operations:
         _propagate(found, operation)
+    used = {value for operation in program.operations for value in operation.inputs}
+    for name, value in program.tensors.items():
+        if value not in used:
+            found.fix_all(value, f"{name} is not used")
     for value in program.outputs:
         for axis in found.of(value):
             found.solver.fix(axis, "it is the network's output")
@@ -441,6 +449,9 @@ def _index(found: Propagation, operation: Operation) -> Result | None:
     taken = [place for place, index in enumerate(indices) if index is not None]
     for place in taken:
         found.fix([axes[place]], "its entries are looked up", operation)
+    for index in indices:
+        if isinstance(index, Value):
+            found.fix(found.of(index), "it tells which entries are looked up", operation)
     kept = [axis for place, axis in enumerate(axes) if place not in taken]
     rank = len(shape) - len(kept)
     if rank < 0:
@@ -456,7 +467,7 @@ def _index_select(found: Propagation, operation: Operation) -> Result | None:
     place = _place(operation.arguments["dim"], len(axes))
     if operation.name == "gather":
         return None
-    found.fix([axes[place]], "its entries are looked up", operation)
+    found.fix([axes[place], *found.of(operation.arguments["index"])], "its entries are looked up", operation)
     return [*axes[:place], Fixed(shape[place], "positions"), *axes[place + 1 :]]
 
 

@@ -77,10 +77,14 @@ def leading(axis: Axis, size: int) -> Axis | None:
         return Fixed(1)
     if axis.size == size:
         return axis
-    if isinstance(axis, Product):
-        found = 1
-        for place, part in enumerate(axis.parts):
-            found *= part.size
-            if found == size:
-                return product(axis.parts[: place + 1])
+    parts = axis.parts if isinstance(axis, Product) else (axis,)
+    found = 1
+    for place, part in enumerate(parts):
+        if size == found * part.size:
+            return product(parts[: place + 1])
+        if size % (found * part.size):
+            rest = size // found
+            is_cut = isinstance(part, Fixed) and size % found == 0 and part.size % rest == 0
+            return product((*parts[:place], Fixed(rest))) if is_cut else None
+        found *= part.size
     return None

@@ -23,17 +23,37 @@ class Difference:
     failed: str | None = None
 
 
-def compare(one: nn.Module, other: nn.Module, example: Sequence[Any], values: bool = True) -> Difference:
-    """Run both in evaluation mode on the example; without ``values`` only whether ``other`` runs matters."""
-    before: dict[str, list[tuple[float, float]]] = {}
-    after: dict[str, list[tuple[float, float]]] = {}
-    theirs = _run(one, example, before)[0] if values else []
-    ours, failed = _run(other, example, after)
-    if failed is not None:
-        return Difference(float("inf"), *failed)
-    if not values:
-        return Difference()
-    return Difference(relative_difference(theirs, ours), _first(before, after))
+@dataclass(frozen=True)
+class Run:
+    """What a network gave: its ``outputs``, the extremes of what its modules gave, or where and why it ``failed``."""
+
+    outputs: list[Tensor]
+    extremes: dict[str, list[tuple[float, float]]]
+    failed: tuple[str, str] | None = None
+
+    @classmethod
+    def of(cls, module: nn.Module, example: Sequence[Any], values: bool = True) -> Run:
+        """Run ``module`` in evaluation mode on the example; without ``values`` only whether it runs is kept."""
+        training = [part for part in module.modules() if part.training]
+        running: list[str] = []
+        extremes: dict[str, list[tuple[float, float]]] = {}
+        module.eval()
+        try:
+            with torch.no_grad(), seeded(0), _watched(module, running, extremes if values else None):
+                found = list(tensors_in(module(*copy.deepcopy(tuple(example)))))
+            return cls(found if values else [], extremes)
+        except Exception as error:  # whatever a network's own code raises
+            return cls([], {}, (running[-1] if running else "", " ".join(str(error).split())[:200]))
+        finally:
+            for part in training:
+                part.training = True
+
+
+def compare(before: Run, after: Run) -> Difference:
+    """How far two runs on the same example are apart."""
+    if after.failed is not None:
+        return Difference(float("inf"), *after.failed)
+    return Difference(relative_difference(before.outputs, after.outputs), _first(before.extremes, after.extremes))
 
 
 def relative_difference(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
@@ -62,25 +82,8 @@ def tensors_in(found: Any) -> Iterator[Tensor]:
             yield from tensors_in(item)
 
 
-def _run(
-    module: nn.Module, example: Sequence[Any], seen: dict[str, list[tuple[float, float]]]
-) -> tuple[list[Tensor], tuple[str, str] | None]:
-    training = [part for part in module.modules() if part.training]
-    running: list[str] = []
-    module.eval()
-    try:
-        with torch.no_grad(), seeded(0), _watched(module, running, seen):
-            found = list(tensors_in(module(*copy.deepcopy(tuple(example)))))
-        return found, None
-    except Exception as error:  # whatever a network's own code raises
-        return [], (running[-1] if running else "", " ".join(str(error).split())[:200])
-    finally:
-        for part in training:
-            part.training = True
-
-
 @contextmanager
-def _watched(module: nn.Module, running: list[str], seen: dict[str, list[tuple[float, float]]]) -> Iterator[None]:
+def _watched(module: nn.Module, running: list[str], seen: dict[str, list[tuple[float, float]]] | None) -> Iterator[None]:
     """Keep the paths of the modules that run, and the extremes of what each gives."""
     handles = []
     for path, part in module.named_modules():
@@ -90,8 +93,8 @@ def _watched(module: nn.Module, running: list[str], seen: dict[str, list[tuple[f
 
         def leave(_: nn.Module, __: Any, found: Any, path: str = path) -> None:
             running.pop()
-            for tensor in tensors_in(found):
-                if tensor.is_floating_point() and tensor.numel():
+            for tensor in tensors_in(found) if seen is not None else ():
+                if seen is not None and tensor.is_floating_point() and tensor.numel():
                     seen.setdefault(path, []).append((float(tensor.min()), float(tensor.max())))
 
         handles += [part.register_forward_pre_hook(enter), part.register_forward_hook(leave)]

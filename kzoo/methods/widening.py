@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from kzoo.errors import InputError
 from kzoo.graph import Axis, ChannelGraph, Share, channel_graph, groups_of
-from kzoo.graph.attributes import changed_attributes
+from kzoo.graph.program import forget_caches
+from kzoo.graph.attributes import ambiguous_attributes, changed_attributes
 from kzoo.graph.sizes import new_size, positions, sources
-from kzoo.methods.checking import Difference, compare
+from kzoo.methods.checking import Difference, Run, compare
 from kzoo.methods.structure import Edit, replace_tensors, resize, resize_edit
 from kzoo.methods.widths import Ties, by_factor, by_name, ties
 
@@ -90,20 +91,19 @@ def widen_module(
     choices = choices or Choices()
     inputs = (example,) if isinstance(example, Tensor) else tuple(example)
     graph = graph or channel_graph(module, inputs)
-    joined: list[set[int]] = []
-    stopped: dict[int, str] = {}
-    tried: set[tuple[str, str]] = set()
+    exact = choices.fill == "copies" and choices.noise == 0
+    before = Run.of(module, inputs, exact)
+    limits = _Limits()
     for _ in range(_MOST_TRIES):
-        tied = ties(graph, joined, stopped)
+        tied = ties(graph, limits.joined, limits.stopped)
         sizes = by_factor(graph, to, tied) if isinstance(to, (int, float)) else by_name(module, graph, to, tied)
         if not sizes:
             raise InputError(f"nothing in {type(module).__name__} can be widened: {_reasons(graph, tied)}")
-        wider, edits = _wider(module, graph, sizes, tied, choices)
-        exact = choices.fill == "copies" and choices.noise == 0
-        found = compare(module, wider, inputs, values=exact)
+        wider, edits = _wider(module, graph, sizes, tied, choices, limits.kept)
+        found = compare(before, Run.of(wider, inputs, exact))
         if found.failed is None and (not exact or found.largest <= _tolerance(module)):
             return Widening(wider, edits, *_told(graph, sizes, tied), found.largest, sizes)
-        _relent(graph, sizes, found, tried, joined, stopped)
+        limits.relent(module, graph, sizes, found)
     raise InputError(f"{type(module).__name__} cannot be widened: its modules need sizes that do not follow its channels")
 
 
@@ -116,33 +116,53 @@ def _reasons(graph: ChannelGraph, tied: Ties) -> str:
     return "; ".join(list(reasons)[:3]) or "all its channels are fixed by operations whose effect on them is not known"
 
 
-def _relent(
-    graph: ChannelGraph,
-    sizes: Mapping[int, int],
-    found: Difference,
-    tried: set[tuple[str, str]],
-    joined: list[set[int]],
-    stopped: dict[int, str],
-) -> None:
-    """Ask for less where a module did not follow: one factor for all in it, then not what is only in it, then nothing."""
-    path = found.module
-    while True:
+@dataclass
+class _Limits:
+    """What the code of modules does not follow, found by running them."""
+
+    kept: set[tuple[str, str]] = field(default_factory=set)
+    joined: list[set[int]] = field(default_factory=list)
+    stopped: dict[int, str] = field(default_factory=dict)
+    tried: set[tuple[str, str]] = field(default_factory=set)
+    trial: tuple[str, str] | None = None
+
+    def relent(self, module: nn.Module, graph: ChannelGraph, sizes: Mapping[int, int], found: Difference) -> None:
+        """Ask for less of a module that did not follow.
+
+        First attributes that could mean several sizes are kept, then all in it grows by one factor, then what is only in
+        it stays, then all that it handles.
+        """
+        path, why = found.module, found.failed or "its outputs change"
+        reason = f"{path or 'the network'} does not follow: {why}"
+        if self.trial is not None and f"{path}.".startswith(f"{self.trial[0]}."):
+            # What was tried last did not help.
+            self.kept.discard(self.trial)
+            path = self.trial[0]
+        self.trial = None
+        while True:
+            unsure = ambiguous_attributes(module, graph, sizes, path)
+            for step in (*unsure, "together", "local", "all"):
+                if (path, step) not in self.tried:
+                    self.tried.add((path, step))
+                    if step in unsure:
+                        self.trial = (path, step)
+                        self.kept.add(self.trial)
+                        return
+                    if self._take(graph, sizes, path, step, reason):
+                        return
+            if not path:
+                raise InputError(f"{type(module).__name__} cannot be widened: {why}")
+            path = path.rpartition(".")[0]
+
+    def _take(self, graph: ChannelGraph, sizes: Mapping[int, int], path: str, step: str, reason: str) -> bool:
         inside = _inside(graph, path) & sizes.keys()
-        for step in ("together", "local", "all"):
-            if not inside or (path, step) in tried:
-                continue
-            tried.add((path, step))
-            reason = f"{path or 'the network'} does not follow: {found.failed or 'its outputs change'}"
-            if step == "together":
-                joined.append(inside)
-                return
-            local = {group for group in inside if _is_local(graph, group, path)} if step == "local" else inside
-            if local:
-                stopped.update(dict.fromkeys(local, reason))
-                return
-        if not path:
-            raise InputError(f"the network cannot be widened: {found.failed or 'its outputs change'}")
-        path = path.rpartition(".")[0]
+        if step == "together":
+            if len(inside) > 1:
+                self.joined.append(inside)
+            return len(inside) > 1
+        groups = {group for group in inside if step == "all" or _is_local(graph, group, path)}
+        self.stopped.update(dict.fromkeys(groups, reason))
+        return bool(groups)
 
 
 def _inside(graph: ChannelGraph, path: str) -> set[int]:
@@ -150,7 +170,7 @@ def _inside(graph: ChannelGraph, path: str) -> set[int]:
     return {
         group.index
         for place, axes in graph.seen.items()
-        if place == path or (place.startswith(prefix) and path)
+        if place == path or (path and place.startswith(prefix))
         for axis in axes
         for group in groups_of(axis)
     }
@@ -172,10 +192,16 @@ def _told(graph: ChannelGraph, sizes: Mapping[int, int], tied: Ties) -> tuple[tu
 
 
 def _wider(
-    module: nn.Module, graph: ChannelGraph, sizes: Mapping[int, int], tied: Ties, choices: Choices
+    module: nn.Module,
+    graph: ChannelGraph,
+    sizes: Mapping[int, int],
+    tied: Ties,
+    choices: Choices,
+    kept: Collection[tuple[str, str]],
 ) -> tuple[nn.Module, list[Edit]]:
     wider = copy.deepcopy(module)
-    attributes = changed_attributes(module, graph, sizes)
+    forget_caches(wider)
+    attributes = changed_attributes(module, graph, sizes, kept)
     shapes = {name: tuple(new_size(axis, sizes) for axis in axes) for name, axes in graph.tensors.items()}
     shapes = {name: shape for name, shape in shapes.items() if shape != tuple(axis.size for axis in graph.tensors[name])}
     resize(wider, attributes, {})
