@@ -48,9 +48,12 @@ def changed_attributes(
         own = _own_axes(path, part, graph)
         told = dict(_layer_attributes(part, own, graph.seen.get(path, ()), sizes))
         seen = [*graph.seen.get(path, ()), *(axis for axes in own.values() for axis in axes)]
+        if path not in graph.seen:
+            # A module whose forward is not called: what it holds, and the module that uses it.
+            seen += [*below[path], *_above(graph, path)]
         for name, value in vars(part).items():
             if name not in told and is_channel_name(name) and (path, name) not in kept:
-                known = _renewed(value, seen, sizes) or (_renewed(value, below[path], sizes) if not seen else None)
+                known = _renewed(value, seen, sizes)
                 if known is not None:
                     told[name] = known
         changed = {name: value for name, value in told.items() if not _same(getattr(part, name), value)}
@@ -71,6 +74,14 @@ def _below(graph: ChannelGraph) -> dict[str, list[Axis]]:
         for depth in range(len(parts)):
             found[".".join(parts[:depth])] += axes
     return found
+
+
+def _above(graph: ChannelGraph, path: str) -> tuple[Axis, ...]:
+    while path:
+        path = path.rpartition(".")[0]
+        if path and path in graph.seen:
+            return graph.seen[path]
+    return ()
 
 
 def _own_axes(path: str, part: nn.Module, graph: ChannelGraph) -> dict[str, tuple[Axis, ...]]:

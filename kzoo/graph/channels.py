@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kzoo.errors import InputError
 from kzoo.graph.axes import Axis, Group, groups_of
-from kzoo.graph.program import Program, example_copy, traced
+from kzoo.graph.program import Program, example_copy, first_names, traced
 from kzoo.graph.rules import Propagation, propagate
 from kzoo.graph.shares import Share, find_shares
 
@@ -65,45 +65,51 @@ def channel_graph(module: nn.Module, example: Tensor | Sequence[Any]) -> Channel
     found = propagate(program)
     _fix_constants(module, program, found)
     shares = find_shares(program, found)
+    _fix_unmade(module, program, found, shares)
     tensors = {name: tuple(found.of(value)) for name, value in program.tensors.items()}
-    known = dict(module.state_dict(keep_vars=True)) | dict(module.named_buffers())
-    named = {name: axes for name, axes in tensors.items() if name in known}
+    known = first_names(module)
     return ChannelGraph(
-        tensors=named,
+        tensors={name: axes for name, axes in tensors.items() if name in known},
         shares=tuple(shares),
         uniform=tuple((found.solver.resolve(axis), reason) for axis, reason in found.uniform),
-        seen=_seen(program, found),
-        aliases=_aliases(module, named),
+        seen=_seen(module, program, found),
+        aliases={name: first for name, first in first_names(module).items() if name != first},
     )
 
 
 def _fix_constants(module: nn.Module, program: Program, found: Propagation) -> None:
     """Tensors that are no parameters or buffers cannot be replaced."""
-    known = {name for name, _ in module.named_parameters(remove_duplicate=False)}
-    known |= {name for name, _ in module.named_buffers(remove_duplicate=False)}
+    known = first_names(module)
     for name, value in program.tensors.items():
         if name not in known:
             for axis in found.of(value):
                 found.solver.fix(axis, f"{name} is neither a parameter nor a buffer")
 
 
-def _seen(program: Program, found: Propagation) -> dict[str, tuple[Axis, ...]]:
+def _fix_unmade(module: nn.Module, program: Program, found: Propagation, shares: Sequence[Share]) -> None:
+    """Channels that no layer makes, as the coordinates in a buffer, are no channels."""
+    divided = {(share.tensor, share.axis, share.group) for share in shares if not share.whole}
+    learned = {name for name, _ in module.named_parameters()}
+    made = {
+        group.index
+        for name, value in program.tensors.items()
+        for place, axis in enumerate(found.of(value))
+        for group in groups_of(axis)
+        if name in learned and (name, place, group.index) not in divided
+    }
+    for name, value in program.tensors.items():
+        for axis in found.of(value):
+            for group in groups_of(axis):
+                if group.index not in made:
+                    found.solver.fix(group, f"no layer makes the channels of {name}")
+
+
+def _seen(module: nn.Module, program: Program, found: Propagation) -> dict[str, tuple[Axis, ...]]:
+    first: dict[int, str] = {}
+    paths = {path: first.setdefault(id(part), path) for path, part in module.named_modules(remove_duplicate=False)}
     seen: dict[str, dict[Axis, None]] = defaultdict(dict)
     for operation in program.operations:
         for value in (*operation.inputs, operation.result):
             for axis in found.of(value):
-                seen[operation.module][axis] = None
+                seen[paths.get(operation.module, operation.module)][axis] = None
     return {path: tuple(axes) for path, axes in seen.items()}
-
-
-def _aliases(module: nn.Module, named: Mapping[str, Any]) -> dict[str, str]:
-    owners = {
-        id(tensor): name
-        for name, tensor in (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
-        if name in named
-    }
-    return {
-        name: owners[id(tensor)]
-        for name, tensor in (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
-        if name not in named and id(tensor) in owners
-    }

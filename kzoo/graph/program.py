@@ -91,7 +91,14 @@ def traced(module: nn.Module, example: Sequence[Any]) -> Program:
         **signature.inputs_to_buffers,
         **signature.inputs_to_lifted_tensor_constants,
     }
-    return _Reader().read(exported.graph_module, names)
+    return _Reader().read(exported.graph_module, names, first_names(module))
+
+
+def first_names(module: nn.Module) -> dict[str, str]:
+    """By the name of a parameter or buffer, the first name of the same tensor."""
+    tensors = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in tensors}
 
 
 def _exported(module: nn.Module, example: tuple[Any, ...]) -> Any:
@@ -110,11 +117,13 @@ class _Reader:
         self.program = Program()
         self.values: dict[Node, Any] = {}
 
-    def read(self, root: GraphModule, names: Mapping[str, str]) -> Program:
+    def read(self, root: GraphModule, names: Mapping[str, str], first: Mapping[str, str]) -> Program:
         for node in root.graph.nodes:
             if node.op == "placeholder":
                 name = names.get(str(node.target))
-                value = Value(_shape(node.meta.get("val")), name, given=name is None)
+                name = first.get(name, name) if name is not None else None
+                known = self.program.tensors.get(name or "")
+                value = known or Value(_shape(node.meta.get("val")), name, given=name is None)
                 self.values[node] = value
                 if name is not None:
                     self.program.tensors[name] = value

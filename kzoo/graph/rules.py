@@ -21,12 +21,13 @@ Result = Axes | list[Axes]
 class Contraction:
     """A sum over ``axis``: what is widened in it must be divided in one of ``sides``, tried in this order.
 
-    A side is a value and the place of the axis in it.
+    A side is a value and the place of the axis in it. A ``rooted`` sum is divided by the root of its width.
     """
 
     axis: Axis
     sides: tuple[tuple[Value, int], ...]
     operation: Operation
+    rooted: bool = False
 
 
 @dataclass
@@ -616,8 +617,11 @@ def _attention(found: Propagation, operation: Operation) -> Result | None:
     query, key, value = (found.of(operation.arguments[name]) for name in ("query", "key", "value"))
     batch = _batch(found, operation, _batch(found, operation, query[:-2], key[:-2]), value[:-2])
     found.fix([query[-2], key[-2], value[-2]], "softmax is taken over it", operation)
-    # The product of query and key is divided by the root of their width, which a widened one changes.
-    found.fix([query[-1], key[-1]], "the width of heads decides the scale of attention", operation)
+    found.equal(query[-1], key[-1], operation)
+    sides = tuple((operation.arguments[name], len(query) - 1) for name in ("query", "key"))
+    # The product of query and key is divided by the root of their width.
+    rooted = operation.arguments.get("scale") is None
+    found.contractions.append(Contraction(query[-1], sides, operation, rooted))
     mask = operation.arguments.get("attn_mask")
     if mask is not None:
         scores = [*batch, Fixed(query[-2].size), Fixed(key[-2].size)]
@@ -661,7 +665,13 @@ def _conv(found: Propagation, operation: Operation) -> Result | None:
     found.contractions.append(Contraction(inside, ((weight, 1), (data, channels)), operation))
     if bias is not None:
         found.equal(kernel[0], found.of(bias)[0], operation)
-    positions = [found.spatial(axis, shape[channels + 1 + at], operation) for at, axis in enumerate(axes[channels + 1 :])]
+    positions = [
+        # A kernel of one entry looks at no neighbours.
+        axis
+        if kernel[2 + at].size == 1 and axis.size == shape[channels + 1 + at]
+        else found.spatial(axis, shape[channels + 1 + at], operation)
+        for at, axis in enumerate(axes[channels + 1 :])
+    ]
     return [*axes[:channels], found.solver.resolve(kernel[0]), *positions]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kzoo.graph.axes import Axis, Group, groups_of
 from kzoo.graph.program import Operation, Program, Value
@@ -20,7 +20,8 @@ class Share:
     """Entries of ``tensor`` along ``axis`` are multiplied by the shares of the copies of ``group``.
 
     ``rows`` is the axis along which every entry may get shares of its own, where there is one. ``whole`` tells that all
-    entries are divided by the number of copies instead, which is the same for all channels of the group.
+    entries are divided by the number of copies instead, which is the same for all channels of the group. A ``rooted``
+    share is multiplied by the root of how much wider the group becomes, since attention divides by the root of its width.
     """
 
     tensor: str
@@ -28,6 +29,7 @@ class Share:
     group: int
     rows: int | None = None
     whole: bool = False
+    rooted: bool = False
 
 
 #: Operations that a positive factor on one channel passes unchanged.
@@ -154,7 +156,7 @@ def _divided(search: _Search, contraction: Contraction, group: Group) -> list[Sh
     for value, place in contraction.sides:
         pushed = search.push(value, place, group.index, _rows(contraction, value, place))
         if pushed is not None:
-            return pushed
+            return [replace(share, rooted=True) for share in pushed] if contraction.rooted else pushed
     return None
 
 

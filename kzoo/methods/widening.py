@@ -30,7 +30,7 @@ Division = Literal["unequal", "equal"]
 Fill = Literal["copies", "random"]
 #: The relative difference of outputs above which a network is no wider version of another.
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
-_MOST_TRIES = 40
+_MOST_TRIES = 100
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,8 @@ class _Limits:
         reason = f"{path or 'the network'} does not follow: {why}"
         if self.trial is not None and f"{path}.".startswith(f"{self.trial[0]}."):
             # What was tried last did not help.
-            self.kept.discard(self.trial)
-            path = self.trial[0]
+            path, name = self.trial
+            self.kept -= {(other, name) for other in _alike(module, path)}
         self.trial = None
         while True:
             unsure = ambiguous_attributes(module, graph, sizes, path)
@@ -146,23 +146,31 @@ class _Limits:
                     self.tried.add((path, step))
                     if step in unsure:
                         self.trial = (path, step)
-                        self.kept.add(self.trial)
+                        self.kept |= {(other, step) for other in _alike(module, path)}
                         return
-                    if self._take(graph, sizes, path, step, reason):
+                    if self._take(module, graph, sizes, path, step, reason):
                         return
             if not path:
                 raise InputError(f"{type(module).__name__} cannot be widened: {why}")
             path = path.rpartition(".")[0]
 
-    def _take(self, graph: ChannelGraph, sizes: Mapping[int, int], path: str, step: str, reason: str) -> bool:
+    def _take(
+        self, module: nn.Module, graph: ChannelGraph, sizes: Mapping[int, int], path: str, step: str, reason: str
+    ) -> bool:
         inside = _inside(graph, path) & sizes.keys()
         if step == "together":
-            if len(inside) > 1:
-                self.joined.append(inside)
+            # Modules of one class have one code.
+            self.joined += [_inside(graph, other) & sizes.keys() for other in _alike(module, path)]
+            self.tried |= {(other, step) for other in _alike(module, path)}
             return len(inside) > 1
         groups = {group for group in inside if step == "all" or _is_local(graph, group, path)}
         self.stopped.update(dict.fromkeys(groups, reason))
         return bool(groups)
+
+
+def _alike(module: nn.Module, path: str) -> list[str]:
+    kind = type(module.get_submodule(path))
+    return [other for other, part in module.named_modules() if type(part) is kind]
 
 
 def _inside(graph: ChannelGraph, path: str) -> set[int]:
@@ -292,6 +300,8 @@ class _Parts:
         sums = torch.zeros(rows, len(counts), dtype=torch.float64).index_add_(1, copies, drawn)
         drawn = drawn / sums[:, copies]
         where = positions(self.axes[share.axis], share.group, self.sizes)
+        if share.rooted:
+            drawn = drawn * math.sqrt(len(copies) / len(counts))
         factors = torch.where(where >= 0, drawn[:, where.clamp(min=0)], 1.0)
         broad = [1] * len(shape)
         broad[share.axis] = factors.shape[1]

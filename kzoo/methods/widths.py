@@ -29,6 +29,8 @@ class Ties:
 
     def join(self, groups: Collection[int]) -> None:
         """These groups, and all that are tied to them, grow by one whole number."""
+        if not groups:
+            return
         joined = set().union(*(self.sets.get(group, {group}) for group in groups))
         for group in joined:
             self.sets[group] = joined
