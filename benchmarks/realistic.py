@@ -42,10 +42,11 @@ def make_realistic(module: nn.Module, seed: int = 0) -> nn.Module:
 def without_chance(module: nn.Module) -> nn.Module:
     """Turn off dropout and stochastic depth, in place."""
     for part in module.modules():
+        kind = type(part).__name__.lower()
         for name in ("p", "drop_prob", "attn_drop_rate", "attn_dropout"):
-            if "drop" in type(part).__name__.lower() or "Stochastic" in type(part).__name__ or name != "p":
-                if isinstance(getattr(part, name, None), float):
-                    setattr(part, name, 0.0)
+            is_chance = name != "p" or "drop" in kind or "stochastic" in kind
+            if is_chance and isinstance(getattr(part, name, None), float):
+                setattr(part, name, 0.0)
         if isinstance(part, nn.MultiheadAttention):
             part.dropout = 0.0
     return module

@@ -190,7 +190,7 @@ def table(result: dict[str, Any]) -> str:
         "by at most 1e-8 in float64, in evaluation and training mode (without dropout and stochastic depth), and by at most",
         "1e-4 in float32, relative to the largest output, parameters were added, and the edits rebuild the structure.",
         "",
-        f"{result['widened']} of {result['families']} families: {100 * result['share']:.0f} %. \"Left\" are the tied sets that stay as they were,",
+        f'{result["widened"]} of {result["families"]} families: {100 * result["share"]:.0f} %. "Left" are the tied sets that stay as they were,',
         "mostly the width of heads or groups where their number grew.",
         "",
         "| family | network | parameters (M) | wider (M) | tied sets grown | left | float64 | training | float32 | remark |",
@@ -221,7 +221,9 @@ def main() -> None:
     rows = json.loads(RESULT.read_text())["rows"] if RESULT.exists() else []
     if not given.table:
         known = {(row["library"], row["family"]): row for row in rows}
-        wanted = [("timm", *pair) for pair in timm_families()] + [("torchvision", *pair) for pair in torchvision_families()]
+        wanted = [("timm", *pair) for pair in timm_families()] + [
+            ("torchvision", *pair) for pair in torchvision_families()
+        ]
         for library, family, network in wanted:
             if (library, family) in known and network not in given.only:
                 continue

@@ -63,7 +63,9 @@ def changed_attributes(
 
 
 def _same(old: Any, new: Any) -> bool:
-    return bool((tuple(old) if isinstance(old, (list, tuple)) else old) == (tuple(new) if isinstance(new, list) else new))
+    return bool(
+        (tuple(old) if isinstance(old, (list, tuple)) else old) == (tuple(new) if isinstance(new, list) else new)
+    )
 
 
 def _below(graph: ChannelGraph) -> dict[str, list[Axis]]:
@@ -143,9 +145,7 @@ def _one(value: int, seen: Iterable[Axis], sizes: Mapping[int, int]) -> int | No
     return changed.pop() if len(changed) == 1 else None
 
 
-def ambiguous_attributes(
-    module: nn.Module, graph: ChannelGraph, sizes: Mapping[int, int], path: str
-) -> list[str]:
+def ambiguous_attributes(module: nn.Module, graph: ChannelGraph, sizes: Mapping[int, int], path: str) -> list[str]:
     """The attributes of a module whose values could also be sizes that stay, heads first."""
     changed = changed_attributes(module, graph, sizes).get(path, {})
     part = module.get_submodule(path)

@@ -13,7 +13,6 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Union
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ class Sum:
         return sum(part.size for part in self.parts)
 
 
-Axis = Union[Fixed, Group, Product, Sum]
+Axis = Fixed | Group | Product | Sum
 
 
 def product(parts: Iterable[Axis]) -> Axis:

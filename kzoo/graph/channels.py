@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from kzoo.errors import InputError
 from kzoo.graph.axes import Axis, Group, groups_of
 from kzoo.graph.program import Program, example_copy, first_names, traced
-from kzoo.graph.rules import Propagation, propagate
+from kzoo.graph.propagation import Propagation
+from kzoo.graph.rules import propagate
 from kzoo.graph.shares import Share, find_shares
 
 
@@ -36,9 +37,7 @@ class ChannelGraph:
     @property
     def groups(self) -> dict[int, Group]:
         """Every group that can be widened, by its index, in the order of the tensors."""
-        return {
-            group.index: group for axes in self.tensors.values() for axis in axes for group in groups_of(axis)
-        }
+        return {group.index: group for axes in self.tensors.values() for axis in axes for group in groups_of(axis)}
 
     def members(self, group: int) -> list[tuple[str, int]]:
         """The tensors and axes in which a group occurs: its tied set."""

@@ -39,6 +39,10 @@ class Operation:
         """The values among the arguments, in order."""
         return list(_values(self.arguments))
 
+    def given(self, *names: str) -> list[Any]:
+        """Arguments by name, None where there is none."""
+        return [self.arguments.get(name) for name in names]
+
 
 @dataclass
 class Program:

@@ -7,12 +7,12 @@ shares go back to the layer that made one of them, through operations that a pos
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from kzoo.graph.axes import Axis, Group, groups_of
 from kzoo.graph.program import Operation, Program, Value
-from kzoo.graph.rules import Contraction, Propagation
+from kzoo.graph.propagation import Contraction, Propagation
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,9 @@ class _Search:
     def at(self, value: Value, group: int) -> int | None:
         """The one axis of a value that holds the group; None where none or several do."""
         places = [
-            place for place, axis in enumerate(self.found.of(value)) if any(item.index == group for item in groups_of(axis))
+            place
+            for place, axis in enumerate(self.found.of(value))
+            if any(item.index == group for item in groups_of(axis))
         ]
         return places[0] if len(places) == 1 else None
 
@@ -80,12 +82,12 @@ class _Search:
             if operation.arguments.get("weight") is None:
                 return None
             return self._all([operation.arguments.get(key) for key in ("weight", "bias")], group)
-        if name in ("add", "sub", "cat"):
+        if name in ("add", "sub", "cat") and (len(operation.inputs) > 1 or name == "cat"):
             with_group = [value for value in operation.inputs if self.at(value, group) is not None]
             if len(with_group) != len(operation.inputs) or len(set(with_group)) != len(with_group):
                 return None
             return self._all(with_group, group)
-        if name in ("mul", "div", *_PRODUCTS):
+        if name in ("mul", "div", *_PRODUCTS) and operation.arguments.get("rounding_mode") is None:
             sides = operation.inputs[:1] if name == "div" else operation.inputs
             for value in sorted(sides, key=lambda side: side.name is None):
                 shares = self._into(value, group)
@@ -97,7 +99,7 @@ class _Search:
         place = self.at(value, group)
         return None if place is None else self.push(value, place, group)
 
-    def _all(self, values: list[Value | None], group: int, first: bool = False) -> list[Share] | None:
+    def _all(self, values: Sequence[Value | None], group: int, first: bool = False) -> list[Share] | None:
         shares: list[Share] = []
         for value in values:
             if value is None:
@@ -119,7 +121,7 @@ class _Search:
 
     def _scale(self, value: Value) -> str | None:
         if value.name is not None:
-            return value.name
+            return value.name if self.uses[value] == 1 else None
         operation = self.made.get(value)
         if operation is None or self.uses[value] != 1 or operation.name not in (*_THROUGH - {"relu"}, "mul"):
             return None
@@ -167,11 +169,9 @@ def _rows(contraction: Contraction, value: Value, place: int) -> int | None:
     return 0 if value is contraction.operation.arguments.get("weight") and place == 1 else None
 
 
-def _conflicts(
-    search: _Search, program: Program, shares: list[Share], found: Propagation
-) -> list[tuple[Axis, str]]:
+def _conflicts(search: _Search, program: Program, shares: list[Share], found: Propagation) -> list[tuple[Axis, str]]:
     """Groups that one use of a tensor divides and another does not, as in tied weights."""
-    by_name = {name: value for name, value in program.tensors.items()}
+    by_name = program.tensors
     groups: Callable[[Share], Group] = lambda share: next(  # noqa: E731
         item for item in groups_of(found.of(by_name[share.tensor])[share.axis]) if item.index == share.group
     )

@@ -83,7 +83,9 @@ def tensors_in(found: Any) -> Iterator[Tensor]:
 
 
 @contextmanager
-def _watched(module: nn.Module, running: list[str], seen: dict[str, list[tuple[float, float]]] | None) -> Iterator[None]:
+def _watched(
+    module: nn.Module, running: list[str], seen: dict[str, list[tuple[float, float]]] | None
+) -> Iterator[None]:
     """Keep the paths of the modules that run, and the extremes of what each gives."""
     handles = []
     for path, part in module.named_modules():

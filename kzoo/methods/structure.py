@@ -43,7 +43,9 @@ def apply_edits(module: nn.Module, edits: object) -> nn.Module:
             Nothing is changed then by that edit.
     """
     if not isinstance(edits, (list, tuple)):
-        raise InputError(f"edits must be a list, not {type(edits).__name__}: take those of a model folder's config.json")
+        raise InputError(
+            f"edits must be a list, not {type(edits).__name__}: take those of a model folder's config.json"
+        )
     for edit in edits:
         modules, tensors = _checked(module, edit)
         resize(module, modules, tensors)
@@ -110,7 +112,9 @@ def _checked(module: nn.Module, edit: object) -> tuple[dict[str, dict[str, Any]]
         if name not in shapes:
             raise InputError(f"an edit names the tensor {name!r:.200}, which is not there{meant(name, shapes)}")
         _check_shape(name, shapes[name], shape)
-    return {path: dict(changed) for path, changed in modules.items()}, {name: list(shape) for name, shape in tensors.items()}
+    return {path: dict(changed) for path, changed in modules.items()}, {
+        name: list(shape) for name, shape in tensors.items()
+    }
 
 
 def _named(module: nn.Module) -> Iterable[tuple[str, Tensor]]:
@@ -120,7 +124,9 @@ def _named(module: nn.Module) -> Iterable[tuple[str, Tensor]]:
 
 def _check_attribute(part: nn.Module, path: str, name: object, value: object) -> None:
     if not isinstance(name, str) or not is_channel_name(name) or name not in vars(part):
-        raise InputError(f"an edit may not set {name!r:.80} of {path!r:.200}: only numbers of channels, features and heads")
+        raise InputError(
+            f"an edit may not set {name!r:.80} of {path!r:.200}: only numbers of channels, features and heads"
+        )
     old = vars(part)[name]
     new = value if isinstance(value, (list, tuple)) else [value]
     is_list = isinstance(old, (list, tuple))
@@ -135,10 +141,19 @@ def _are_sizes(values: Iterable[object]) -> bool:
 
 
 def _check_shape(name: str, old: tuple[int, ...], new: object) -> None:
-    if not isinstance(new, (list, tuple)) or len(new) != len(old) or not _are_sizes(new) or math.prod(new) > _MOST_ENTRIES:
-        raise InputError(f"an edit gives {name!r:.200} the shape {new!r:.80}: expected {len(old)} sizes like {list(old)}")
+    if (
+        not isinstance(new, (list, tuple))
+        or len(new) != len(old)
+        or not _are_sizes(new)
+        or math.prod(new) > _MOST_ENTRIES
+    ):
+        raise InputError(
+            f"an edit gives {name!r:.200} the shape {new!r:.80}: expected {len(old)} sizes like {list(old)}"
+        )
     if any(size < before for size, before in zip(new, old, strict=True)):
-        raise InputError(f"an edit gives {name!r:.200} the shape {list(new)}, smaller than {list(old)}: only wider ones are known")
+        raise InputError(
+            f"an edit gives {name!r:.200} the shape {list(new)}, smaller than {list(old)}: only wider ones are known"
+        )
 
 
 def meant(name: object, known: Iterable[str]) -> str:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from kzoo.errors import InputError
 from kzoo.graph import Axis, ChannelGraph, Share, channel_graph, groups_of
-from kzoo.graph.program import forget_caches
 from kzoo.graph.attributes import ambiguous_attributes, changed_attributes
+from kzoo.graph.program import forget_caches
 from kzoo.graph.sizes import new_size, positions, sources
 from kzoo.methods.checking import Difference, Run, compare
 from kzoo.methods.structure import Edit, replace_tensors, resize, resize_edit
@@ -104,7 +104,9 @@ def widen_module(
         if found.failed is None and (not exact or found.largest <= _tolerance(module)):
             return Widening(wider, edits, *_told(graph, sizes, tied), found.largest, sizes)
         limits.relent(module, graph, sizes, found)
-    raise InputError(f"{type(module).__name__} cannot be widened: its modules need sizes that do not follow its channels")
+    raise InputError(
+        f"{type(module).__name__} cannot be widened: its modules need sizes that do not follow its channels"
+    )
 
 
 def _tolerance(module: nn.Module) -> float:
@@ -188,7 +190,9 @@ def _is_local(graph: ChannelGraph, group: int, path: str) -> bool:
     return all(name.startswith(f"{path}.") for name, _ in graph.members(group))
 
 
-def _told(graph: ChannelGraph, sizes: Mapping[int, int], tied: Ties) -> tuple[tuple[dict[str, Any], ...], tuple[dict[str, Any], ...]]:
+def _told(
+    graph: ChannelGraph, sizes: Mapping[int, int], tied: Ties
+) -> tuple[tuple[dict[str, Any], ...], tuple[dict[str, Any], ...]]:
     grown, left = [], []
     for index, group in graph.groups.items():
         where = [f"{name}[{axis}]" for name, axis in graph.members(index)]
@@ -211,7 +215,9 @@ def _wider(
     forget_caches(wider)
     attributes = changed_attributes(module, graph, sizes, kept)
     shapes = {name: tuple(new_size(axis, sizes) for axis in axes) for name, axes in graph.tensors.items()}
-    shapes = {name: shape for name, shape in shapes.items() if shape != tuple(axis.size for axis in graph.tensors[name])}
+    shapes = {
+        name: shape for name, shape in shapes.items() if shape != tuple(axis.size for axis in graph.tensors[name])
+    }
     resize(wider, attributes, {})
     replace_tensors(wider, _new_tensors(module, graph, sizes, tied, choices, shapes))
     return wider, [resize_edit(attributes, shapes)]
@@ -316,11 +322,12 @@ class _Parts:
         for place, axis in enumerate(self.axes):
             if place in divided or axis.size == found.shape[place]:
                 continue
-            seen: set[int] = set()
-            fresh = [int(entry) in seen or bool(seen.add(int(entry))) for entry in sources(axis, self.maps)]
+            copied = sources(axis, self.maps)
+            fresh = copied == torch.cat([torch.full((1,), -1), copied.cummax(0).values[:-1]])
+            fresh |= copied < torch.cat([torch.zeros(1, dtype=torch.long), copied.cummax(0).values[:-1]])
             shape = [1] * found.ndim
             shape[place] = len(fresh)
-            chosen |= torch.tensor(fresh).reshape(shape)
+            chosen |= fresh.reshape(shape)
         drawn = torch.randn(found.shape, dtype=torch.float64, generator=self.generator)
         return (drawn * chosen * float(found.abs().square().mean().sqrt()) * self.choices.noise).to(found)
 

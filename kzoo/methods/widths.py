@@ -62,8 +62,9 @@ def ties(
             _grow_first(found, inner)
     for axis, _ in graph.uniform:
         found.join({group.index for group in groups_of(axis)} - found.still.keys())
-    while any([_balance(found, axis, reason) for axis, reason in graph.uniform]):
-        pass
+    changed = True
+    while changed:
+        changed = sum(_balance(found, axis, reason) for axis, reason in graph.uniform) > 0
     return found
 
 
@@ -116,7 +117,9 @@ def by_factor(graph: ChannelGraph, factor: float, tied: Ties) -> dict[int, int]:
         InputError: the factor is not above 1, or too large.
     """
     if not math.isfinite(factor) or not 1 < factor <= _MOST_FACTOR:
-        raise InputError(f"widening by {factor:g} makes nothing wider: expected a factor above 1 and at most {_MOST_FACTOR}")
+        raise InputError(
+            f"widening by {factor:g} makes nothing wider: expected a factor above 1 and at most {_MOST_FACTOR}"
+        )
     return {
         index: group.size * math.ceil(factor) if index in tied.whole else math.ceil(group.size * factor - 1e-9)
         for index, group in graph.groups.items()
@@ -146,7 +149,9 @@ def by_name(module: nn.Module, graph: ChannelGraph, widths: Mapping[str, int], t
         if width > axis.size:
             for group, size in _reached(name, axis, width, graph, layers, tied).items():
                 if sizes.setdefault(group, size) != size:
-                    raise InputError(f"{name} shares its channels with another layer that is to have another width: name one")
+                    raise InputError(
+                        f"{name} shares its channels with another layer that is to have another width: name one"
+                    )
     if not sizes:
         raise InputError("no layer is to become wider: give widths above the present ones")
     return sizes
@@ -171,7 +176,9 @@ def _reached(
 ) -> dict[int, int]:
     growing = list(dict.fromkeys(group for group in groups_of(axis) if group.index not in tied.still))
     if not growing:
-        why = next((tied.still[group.index] for group in groups_of(axis)), None) or next(reasons_of(axis), "it is fixed")
+        why = next((tied.still[group.index] for group in groups_of(axis)), None) or next(
+            reasons_of(axis), "it is fixed"
+        )
         raise InputError(f"{name} cannot be widened: {why}{_instead(name, layers, tied)}")
     for group in growing:
         sizes = _sizes_of(group, graph, axis, width, tied)
@@ -201,9 +208,7 @@ def _sizes_of(group: Group, graph: ChannelGraph, axis: Axis, width: int, tied: T
 
 def _instead(name: str, layers: Mapping[str, Axis], tied: Ties) -> str:
     """The nearest layer that can be widened, in the order of the network."""
-    free = [
-        other for other, axis in layers.items() if any(group.index not in tied.still for group in groups_of(axis))
-    ]
+    free = [other for other, axis in layers.items() if any(group.index not in tied.still for group in groups_of(axis))]
     order = list(layers)
     nearest = min(free, key=lambda other: abs(order.index(other) - order.index(name)), default=None)
     return f"; the nearest layer that can be is {nearest}" if nearest else "; no other layer can be either"
