@@ -223,10 +223,8 @@ def main() -> None:
     rows = json.loads(RESULT.read_text())["rows"] if RESULT.exists() else []
     if not given.table:
         known = {(row["library"], row["family"]): row for row in rows}
-        wanted = [("timm", *pair) for pair in timm_families()] + [
-            ("torchvision", *pair) for pair in torchvision_families()
-        ]
-        for library, family, network in wanted:
+        for _, family, network in sorted([*timm_families(), *torchvision_families()]):
+            library = network.partition(":")[0]
             if (library, family) in known and network not in given.only:
                 continue
             known[library, family] = {"library": library, "family": family} | in_process(network)

@@ -9,7 +9,8 @@ from kzoo.graph.program import Operation
 from kzoo.graph.propagation import Axes, Contraction, Propagation, Result, broadcast, place_of, places_of, rule
 
 
-@rule("copy", "masked_fill", "where", "type_as", "pointwise")
+# torch does not tag these as elementwise; "pointwise" is what it tags.
+@rule("copy", "masked_fill", "where", "type_as", "hardswish", "rsub", "log_sigmoid", "special_expit", "pointwise")
 def _pointwise(found: Propagation, operation: Operation) -> Result | None:
     values = [value for value in operation.inputs if value.shape is not None]
     if operation.name == "type_as":

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kzoo.building import require_memory
 from kzoo.errors import InputError
 from kzoo.graph.attributes import is_channel_name
 
@@ -20,6 +21,7 @@ Edit = dict[str, Any]
 #: More entries than any network that this machine could hold has in one tensor, and more than any layer has channels.
 _MOST_ENTRIES = 2**33
 _MOST_SIZE = 2**24
+_BYTES = 4
 _KEYS = {"edit", "modules", "tensors"}
 
 
@@ -112,6 +114,7 @@ def _checked(module: nn.Module, edit: object) -> tuple[dict[str, dict[str, Any]]
         if name not in shapes:
             raise InputError(f"an edit names the tensor {name!r:.200}, which is not there{meant(name, shapes)}")
         _check_shape(name, shapes[name], shape)
+    require_memory("the network that the edits make", sum(math.prod(shape) for shape in tensors.values()) * _BYTES)
     return {path: dict(changed) for path, changed in modules.items()}, {
         name: list(shape) for name, shape in tensors.items()
     }

@@ -31,6 +31,8 @@ Fill = Literal["copies", "random"]
 #: The relative difference of outputs above which a network is no wider version of another.
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
 _MOST_TRIES = 100
+#: Of so few sets in a module each is tried alone.
+_MOST_ALONE = 4
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def widen_module(
     before = Run.of(module, inputs, exact)
     limits = _Limits()
     for _ in range(_MOST_TRIES):
-        tied = ties(graph, limits.joined, limits.stopped)
+        tied = ties(graph, list(limits.joined.values()), limits.stopped)
         sizes = by_factor(graph, to, tied) if isinstance(to, (int, float)) else by_name(module, graph, to, tied)
         if not sizes:
             raise InputError(f"nothing in {type(module).__name__} can be widened: {_reasons(graph, tied)}")
@@ -123,7 +125,7 @@ class _Limits:
     """What the code of modules does not follow, found by running them."""
 
     kept: set[tuple[str, str]] = field(default_factory=set)
-    joined: list[set[int]] = field(default_factory=list)
+    joined: dict[str, set[int]] = field(default_factory=dict)
     stopped: dict[int, str] = field(default_factory=dict)
     tried: set[tuple[str, str]] = field(default_factory=set)
     trial: tuple[str, str] | None = None
@@ -132,26 +134,26 @@ class _Limits:
         """Ask for less of a module that did not follow.
 
         First attributes that could mean several sizes are kept, then all in it grows by one factor, then what is only in
-        it stays, then all that it handles.
+        it stays, then one set after the other, then all that it handles.
         """
         path, why = found.module, found.failed or "its outputs change"
         reason = f"{path or 'the network'} does not follow: {why}"
         if self.trial is not None and f"{path}.".startswith(f"{self.trial[0]}."):
             # What was tried last did not help.
-            path, name = self.trial
-            self.kept -= {(other, name) for other in _alike(module, path)}
+            path, step = self.trial
+            self._take_back(module, path, step)
         self.trial = None
         while True:
             unsure = ambiguous_attributes(module, graph, sizes, path)
-            for step in (*unsure, "together", "local", "all"):
-                if (path, step) not in self.tried:
-                    self.tried.add((path, step))
-                    if step in unsure:
-                        self.trial = (path, step)
-                        self.kept |= {(other, step) for other in _alike(module, path)}
-                        return
-                    if self._take(module, graph, sizes, path, step, reason):
-                        return
+            alone = sorted(_inside(graph, path) & sizes.keys())
+            alone = alone if 1 < len(alone) <= _MOST_ALONE else []
+            for step in (*unsure, "together", "local", *map(str, alone), "all"):
+                if (path, step) in self.tried:
+                    continue
+                self.tried.add((path, step))
+                self.trial = (path, step) if step not in ("local", "all") else None
+                if self._take(module, graph, sizes, path, step, reason):
+                    return
             if not path:
                 raise InputError(f"{type(module).__name__} cannot be widened: {why}")
             path = path.rpartition(".")[0]
@@ -159,15 +161,30 @@ class _Limits:
     def _take(
         self, module: nn.Module, graph: ChannelGraph, sizes: Mapping[int, int], path: str, step: str, reason: str
     ) -> bool:
+        """Take a step; whether there was something to take."""
         inside = _inside(graph, path) & sizes.keys()
         if step == "together":
             # Modules of one class have one code.
-            self.joined += [_inside(graph, other) & sizes.keys() for other in _alike(module, path)]
-            self.tried |= {(other, step) for other in _alike(module, path)}
+            self.joined = {other: _inside(graph, other) & sizes.keys() for other in _alike(module, path)} | self.joined
             return len(inside) > 1
+        if step.isdecimal():
+            self.stopped[int(step)] = reason
+            return True
+        if step not in ("local", "all"):
+            self.kept |= {(other, step) for other in _alike(module, path)}
+            return True
         groups = {group for group in inside if step == "all" or _is_local(graph, group, path)}
         self.stopped.update(dict.fromkeys(groups, reason))
         return bool(groups)
+
+    def _take_back(self, module: nn.Module, path: str, step: str) -> None:
+        """Undo a step that did not help."""
+        if step.isdecimal():
+            self.stopped.pop(int(step), None)
+        elif step == "together":
+            self.joined.pop(path, None)
+        else:
+            self.kept -= {(other, step) for other in _alike(module, path)}
 
 
 def _alike(module: nn.Module, path: str) -> list[str]:
@@ -302,7 +319,9 @@ class _Parts:
         rows = shape[share.rows] if share.rows is not None else 1
         drawn = torch.ones(rows, len(copies), dtype=torch.float64)
         if self.choices.division == "unequal":
-            drawn = torch.rand(rows, len(copies), dtype=torch.float64, generator=self.generator) + 0.5
+            # Shares far apart give copies gradients of different signs, which an optimiser that looks at signs needs.
+            drawn = torch.rand(rows, len(copies), dtype=torch.float64, generator=self.generator)
+            drawn = 0.05 - torch.log1p(-drawn)
         sums = torch.zeros(rows, len(counts), dtype=torch.float64).index_add_(1, copies, drawn)
         drawn = drawn / sums[:, copies]
         where = positions(self.axes[share.axis], share.group, self.sizes)
