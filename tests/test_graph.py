@@ -16,9 +16,6 @@ from kzoo.graph.sizes import leading, new_size, positions, sources
 from tests.growing import Attention, Branches, Flattened, Grouped, Inverted, Residual, image, linears
 
 
-
-
-
 def graph_of(build: Callable[[], nn.Module], example: Tensor | None = None) -> ChannelGraph:
     torch.manual_seed(0)
     return channel_graph(build().double(), image() if example is None else example)
@@ -118,7 +115,8 @@ def test_a_layer_used_twice_ties_its_ends() -> None:
 
 
 @pytest.mark.parametrize(
-    "function", [lambda x: torch.fft.fft(x).real, lambda x: x.cumsum(1), lambda x: x.sort(1).values, lambda x: x.softmax(1)]
+    "function",
+    [lambda x: torch.fft.fft(x).real, lambda x: x.cumsum(1), lambda x: x.sort(1).values, lambda x: x.softmax(1)],
 )
 def test_what_an_operation_does_not_commute_with_is_fixed(function: Callable[[Tensor], Tensor]) -> None:
     class Odd(nn.Module):
@@ -195,7 +193,10 @@ def test_tied_sets_are_those_of_torch_pruning(name: str) -> None:
 
 
 axis_trees = st.recursive(
-    st.one_of(st.integers(1, 4).map(Fixed), st.tuples(st.integers(0, 5), st.just(0)).map(lambda pair: Group(pair[0], pair[0] + 2))),
+    st.one_of(
+        st.integers(1, 4).map(Fixed),
+        st.tuples(st.integers(0, 5), st.just(0)).map(lambda pair: Group(pair[0], pair[0] + 2)),
+    ),
     lambda inner: st.one_of(
         st.lists(inner, min_size=2, max_size=3).map(product), st.lists(inner, min_size=2, max_size=3).map(total)
     ),
@@ -207,7 +208,10 @@ axis_trees = st.recursive(
 @given(axis_trees, st.integers(1, 3))
 def test_entries_of_a_widened_axis_copy_old_ones_and_keep_the_first(axis: Axis, extra: int) -> None:
     sizes = {group.index: group.size + extra for group in groups_of(axis)}
-    maps = {index: torch.cat([torch.arange(size - extra), torch.arange(extra) % (size - extra)]) for index, size in sizes.items()}
+    maps = {
+        index: torch.cat([torch.arange(size - extra), torch.arange(extra) % (size - extra)])
+        for index, size in sizes.items()
+    }
     copied = sources(axis, maps)
     assert len(copied) == new_size(axis, sizes)
     assert set(copied.tolist()) == set(range(axis.size))

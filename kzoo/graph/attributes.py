@@ -150,6 +150,13 @@ def ambiguous_attributes(module: nn.Module, graph: ChannelGraph, sizes: Mapping[
     changed = changed_attributes(module, graph, sizes).get(path, {})
     part = module.get_submodule(path)
     seen = graph.seen.get(path, ())
-    still = {new_size(piece, sizes) for axis in seen for piece in pieces(axis) if new_size(piece, sizes) == piece.size}
-    unsure = [name for name in changed if isinstance(value := getattr(part, name), int) and value in still]
+    sure = dict(_layer_attributes(part, _own_axes(path, part, graph), seen, sizes))
+    still: set[Any] = {
+        new_size(piece, sizes) for axis in seen for piece in pieces(axis) if new_size(piece, sizes) == piece.size
+    }
+    unsure = [
+        name
+        for name in changed
+        if name not in sure and isinstance(value := getattr(part, name), int) and value in still
+    ]
     return sorted(unsure, key=lambda name: "head" not in name)

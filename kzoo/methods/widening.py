@@ -165,7 +165,8 @@ class _Limits:
         inside = _inside(graph, path) & sizes.keys()
         if step == "together":
             # Modules of one class have one code.
-            self.joined = {other: _inside(graph, other) & sizes.keys() for other in _alike(module, path)} | self.joined
+            found = {other: _inside(graph, other) & sizes.keys() for other in _alike(module, path)}
+            self.joined = {other: groups for other, groups in found.items() if len(groups) > 1} | self.joined
             return len(inside) > 1
         if step.isdecimal():
             self.stopped[int(step)] = reason

@@ -130,7 +130,9 @@ def test_real_networks_compute_the_same(name: str, one_thread: None) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(1, 5), st.sampled_from([1, 3]), st.booleans(), st.booleans()), min_size=1, max_size=4),
+    st.lists(
+        st.tuples(st.integers(1, 5), st.sampled_from([1, 3]), st.booleans(), st.booleans()), min_size=1, max_size=4
+    ),
     st.floats(1.01, 3),
     st.integers(0, 2**31),
 )
@@ -167,7 +169,10 @@ def steps_apart(choices: Choices, optimiser: Callable[..., torch.optim.Optimizer
     return max(float((after[one] - after[other]).abs().max()) for one, other in pairs)
 
 
-OPTIMISERS = [lambda parameters: torch.optim.SGD(parameters, 0.1), lambda parameters: torch.optim.Adam(parameters, 1e-3)]
+OPTIMISERS = [
+    lambda parameters: torch.optim.SGD(parameters, 0.1),
+    lambda parameters: torch.optim.Adam(parameters, 1e-3),
+]
 
 
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
@@ -179,7 +184,8 @@ def test_copies_diverge_with_unequal_shares_and_not_with_equal_ones(optimiser: A
 def test_noise_changes_the_function_a_little_and_parts_copies() -> None:
     module = trained(Residual)
     small, large = (
-        difference(module, widen_module(module, image(), 2, Choices(noise=noise)).module, image()) for noise in (1e-4, 1e-2)
+        difference(module, widen_module(module, image(), 2, Choices(noise=noise)).module, image())
+        for noise in (1e-4, 1e-2)
     )
     assert 0 < small < 1e-2 < 100 * large
     wider = widen_module(module, image(), 2, Choices("equal", noise=1e-3)).module
