@@ -43,7 +43,7 @@ def without_chance(module: nn.Module) -> nn.Module:
     """Turn off dropout and stochastic depth, in place."""
     for part in module.modules():
         kind = type(part).__name__.lower()
-        for name in ("p", "drop_prob", "attn_drop_rate", "attn_dropout"):
+        for name in ("p", "drop_prob", "drop_rate", "attn_drop", "attn_drop_rate", "attn_dropout", "dropout"):
             is_chance = name != "p" or "drop" in kind or "stochastic" in kind
             if is_chance and isinstance(getattr(part, name, None), float):
                 setattr(part, name, 0.0)

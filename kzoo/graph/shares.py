@@ -22,6 +22,7 @@ class Share:
     ``rows`` is the axis along which every entry may get shares of its own, where there is one. ``whole`` tells that all
     entries are divided by the number of copies instead, which is the same for all channels of the group. A ``rooted``
     share is multiplied by the root of how much wider the group becomes, since attention divides by the root of its width.
+    Tensors with the same ``draw``, as the scale and shift of a norm, get the same shares.
     """
 
     tensor: str
@@ -30,6 +31,7 @@ class Share:
     rows: int | None = None
     whole: bool = False
     rooted: bool = False
+    draw: int = 0
 
 
 #: Operations that a positive factor on one channel passes unchanged.
@@ -142,16 +144,20 @@ def _try(program: Program, found: Propagation) -> tuple[list[Share], list[tuple[
     search = _Search(program, found)
     shares: list[Share] = []
     failed: list[tuple[Axis, str]] = []
-    for contraction in found.contractions:
+    for draw, contraction in enumerate(found.contractions):
         for group in {item.index: item for item in groups_of(found.solver.resolve(contraction.axis))}.values():
             pushed = _divided(search, contraction, group)
             if pushed is None:
                 where = contraction.operation.module or "the network"
                 failed.append((group, f"the sum over it in {where} cannot be divided"))
             else:
-                shares += pushed
+                shares += [replace(share, draw=draw) for share in pushed]
     failed += _conflicts(search, program, shares, found)
-    return list(dict.fromkeys(shares)), failed
+    # A tensor that is used twice is divided once.
+    once: dict[Share, Share] = {}
+    for share in shares:
+        once.setdefault(replace(share, draw=0), share)
+    return list(once.values()), failed
 
 
 def _divided(search: _Search, contraction: Contraction, group: Group) -> list[Share] | None:

@@ -31,6 +31,7 @@ Fill = Literal["copies", "random"]
 #: The relative difference of outputs above which a network is no wider version of another.
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
 _MOST_TRIES = 100
+_DRAWS = 1_000_003
 #: Of so few sets in a module each is tried alone.
 _MOST_ALONE = 4
 
@@ -321,7 +322,8 @@ class _Parts:
         drawn = torch.ones(rows, len(copies), dtype=torch.float64)
         if self.choices.division == "unequal":
             # Shares far apart give copies gradients of different signs, which an optimiser that looks at signs needs.
-            drawn = torch.rand(rows, len(copies), dtype=torch.float64, generator=self.generator)
+            generator = torch.Generator().manual_seed(self.choices.seed * _DRAWS + share.draw)
+            drawn = torch.rand(rows, len(copies), dtype=torch.float64, generator=generator)
             drawn = 0.05 - torch.log1p(-drawn)
         sums = torch.zeros(rows, len(counts), dtype=torch.float64).index_add_(1, copies, drawn)
         drawn = drawn / sums[:, copies]

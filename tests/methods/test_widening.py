@@ -10,6 +10,7 @@ import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timm.layers import ScaledStdConv2d, StdConv2d
 from torch import Tensor, nn
 
 from benchmarks.realistic import make_realistic, without_chance
@@ -103,6 +104,26 @@ def test_the_width_of_a_head_grows_with_attentions_scale() -> None:
     found = widen_module(module, vector(), 1.5)
     assert (found.module.q.out_features, found.module.k.out_features, found.module.v.out_features) == (6, 6, 9)
     assert difference(module, found.module, vector() * 2) < EXACT
+
+
+class Standardised(nn.Module):
+    """Convolutions whose weights are standardised over their inputs: what feeds them is divided instead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8)
+        self.middle, self.after, self.last = StdConv2d(8, 6, 3), nn.BatchNorm2d(6), ScaledStdConv2d(6, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.middle(torch.relu(self.norm(self.stem(x))))
+        return self.last(torch.sigmoid(self.after(x))).mean((2, 3))
+
+
+def test_standardised_weights_are_not_divided() -> None:
+    module = trained(Standardised)
+    found = widen_module(module, image(), 2)
+    assert not [item for item in found.left if "multiplied" not in item["reason"]]
+    assert difference(module, found.module, image(seed=1)) < EXACT
 
 
 REAL = (
