@@ -89,13 +89,13 @@ class Attention(nn.Module):
         self.up, self.down = nn.Linear(8, 10), nn.Linear(10, 8)
         self.head = nn.Linear(8, 5)
 
+    def plain(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return (q @ k.transpose(-2, -1) * self.scale).softmax(-1) @ v
+
     def attend(self, x: Tensor) -> Tensor:
         batch, length, _ = x.shape
         q, k, v = self.qkv(x).reshape(batch, length, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
-        if self.fused:
-            x = F.scaled_dot_product_attention(q, k, v)
-        else:
-            x = (q @ k.transpose(-2, -1) * self.scale).softmax(-1) @ v
+        x = F.scaled_dot_product_attention(q, k, v) if self.fused else self.plain(q, k, v)
         return self.proj(x.transpose(1, 2).reshape(batch, length, self.num_heads * self.head_dim))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -78,6 +78,18 @@ def replace_tensors(module: nn.Module, new: Mapping[str, Tensor]) -> None:
                 part._buffers[name] = replaced[id(buffer)]
 
 
+def unsaved_buffers(module: nn.Module, wider: nn.Module, edits: Sequence[Edit]) -> list[str]:
+    """The buffers in no state dict that ``edits`` would not make of those of ``module`` as they are in ``wider``."""
+    found: list[str] = []
+    for path, part in module.named_modules():
+        for name in part._non_persistent_buffers_set:
+            full = f"{path}.{name}" if path else name
+            shape = edits[-1]["tensors"].get(full)
+            if shape is not None and not torch.equal(_repeated(_tensor(module, full), shape), _tensor(wider, full)):
+                found.append(full)
+    return found
+
+
 def _tensor(module: nn.Module, name: str) -> Tensor:
     path, _, last = name.rpartition(".")
     part = module.get_submodule(path)

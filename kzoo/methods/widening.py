@@ -23,7 +23,7 @@ from kzoo.graph.attributes import ambiguous_attributes, changed_attributes
 from kzoo.graph.program import forget_caches
 from kzoo.graph.sizes import new_size, positions, sources
 from kzoo.methods.checking import Difference, Run, compare
-from kzoo.methods.structure import Edit, replace_tensors, resize, resize_edit
+from kzoo.methods.structure import Edit, replace_tensors, resize, resize_edit, unsaved_buffers
 from kzoo.methods.widths import Ties, by_factor, by_name, ties
 
 Division = Literal["unequal", "equal"]
@@ -54,6 +54,8 @@ class Choices:
     def __post_init__(self) -> None:
         if self.division not in get_args(Division) or self.fill not in get_args(Fill):
             raise InputError("widening divides unequal or equal and fills with copies or random: choose one of those")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
+            raise InputError(f"seed must be a whole number from 0 to {2**32 - 1}, not {self.seed!r:.80}")
         if not math.isfinite(self.noise) or self.noise < 0:
             raise InputError(f"noise must be a number of 0 or more, not {self.noise:g}")
 
@@ -103,6 +105,11 @@ def widen_module(
         if not sizes:
             raise InputError(f"nothing in {type(module).__name__} can be widened: {_reasons(graph, tied)}")
         wider, edits = _wider(module, graph, sizes, tied, choices, limits.kept)
+        if lost := unsaved_buffers(module, wider, edits):
+            reason = f"{lost[0]}, which no file holds, differs by channel"
+            inside = {group.index for axis in graph.tensors[lost[0]] for group in groups_of(axis)}
+            limits.stopped.update(dict.fromkeys(inside, reason))
+            continue
         found = compare(before, Run.of(wider, inputs, exact))
         if found.failed is None and (not exact or found.largest <= _tolerance(module)):
             return Widening(wider, edits, *_told(graph, sizes, tied), found.largest, sizes)

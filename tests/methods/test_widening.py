@@ -275,7 +275,9 @@ def test_a_width_that_a_norm_does_not_allow_is_refused() -> None:
         widen_module(trained(Grouped), image(), {"grouped": 13})
 
 
-@pytest.mark.parametrize("choices", [{"division": "odd"}, {"fill": "zeros"}, {"noise": -1.0}, {"noise": float("nan")}])
+@pytest.mark.parametrize(
+    "choices", [{"division": "odd"}, {"fill": "zeros"}, {"noise": -1.0}, {"noise": float("nan")}, {"seed": -1}]
+)
 def test_bad_choices_are_refused(choices: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         Choices(**choices)
@@ -293,6 +295,28 @@ def test_a_network_whose_code_does_not_follow_is_left_where_it_does_not() -> Non
     found = widen_module(trained(Stubborn), vector(), 1.5)
     assert (found.module.first.out_features, found.module.middle.out_features) == (4, 9)
     assert "does not follow" in found.left[0]["reason"]
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_buffer_that_no_file_holds_grows_where_its_channels_are_alike(same: bool) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 5)
+            self.register_buffer("scale", torch.ones(4) if same else torch.arange(4.0) + 1, persistent=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.first(x) * self.scale)
+
+    module = trained(Scaled)
+    if same:
+        found = widen_module(module, vector(), 1.5)
+        fresh = apply_edits(Scaled().double(), found.edits)
+        fresh.load_state_dict(found.module.state_dict())
+        assert difference(module, fresh, vector()) < EXACT
+    else:
+        with pytest.raises(InputError, match="scale, which no file holds, differs by channel"):
+            widen_module(module, vector(), 1.5)
 
 
 def resized(**changes: Any) -> list[dict[str, Any]]:
