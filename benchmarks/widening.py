@@ -147,6 +147,8 @@ def _reason(row: dict[str, Any]) -> str:
     if not row["edits_fit"]:
         return "its edits do not make the same structure of a new network"
     for key, most in (("float64", MOST["float64"]), ("train", MOST["float64"]), ("float32", MOST["float32"])):
+        if row[key] == float("inf"):
+            return f"{key}: parts that run only then, as auxiliary classifiers, do not follow"
         if row[key] is not None and not row[key] <= most:
             return f"{key}: relative difference {row[key]:.1e}"
     return ""

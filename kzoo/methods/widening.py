@@ -12,6 +12,7 @@ import copy
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any, Literal, get_args
 
 import torch
@@ -34,6 +35,9 @@ _MOST_TRIES = 100
 _DRAWS = 1_000_003
 #: Of so few sets in a module each is tried alone.
 _MOST_ALONE = 4
+#: Of so many attributes that could mean several sizes pairs and triples are tried.
+_MOST_UNSURE = 5
+_AND = " and "
 
 
 @dataclass(frozen=True)
@@ -155,10 +159,11 @@ class _Limits:
             unsure = ambiguous_attributes(module, graph, sizes, path)
             alone = sorted(_inside(graph, path) & sizes.keys())
             alone = alone if 1 < len(alone) <= _MOST_ALONE else []
-            for step in (*unsure, "together", "local", *map(str, alone), "all"):
+            several = [_AND.join(some) for count in (2, 3) for some in combinations(unsure[:_MOST_UNSURE], count)]
+            for step in (*unsure, "together", *several, "local", *map(str, alone), "all"):
                 if (path, step) in self.tried:
                     continue
-                self.tried.add((path, step))
+                self.tried |= {(other, step) for other in (_alike(module, path) if step in several else [path])}
                 self.trial = (path, step) if step not in ("local", "all") else None
                 if self._take(module, graph, sizes, path, step, reason):
                     return
@@ -180,7 +185,7 @@ class _Limits:
             self.stopped[int(step)] = reason
             return True
         if step not in ("local", "all"):
-            self.kept |= {(other, step) for other in _alike(module, path)}
+            self.kept |= {(other, name) for other in _alike(module, path) for name in step.split(_AND)}
             return True
         groups = {group for group in inside if step == "all" or _is_local(graph, group, path)}
         self.stopped.update(dict.fromkeys(groups, reason))
@@ -191,9 +196,10 @@ class _Limits:
         if step.isdecimal():
             self.stopped.pop(int(step), None)
         elif step == "together":
-            self.joined.pop(path, None)
+            for other in _alike(module, path):
+                self.joined.pop(other, None)
         else:
-            self.kept -= {(other, step) for other in _alike(module, path)}
+            self.kept -= {(other, name) for other in _alike(module, path) for name in step.split(_AND)}
 
 
 def _alike(module: nn.Module, path: str) -> list[str]:
