@@ -79,7 +79,7 @@ class _Search:
         if name in _THROUGH:
             return self._into(operation.inputs[0], group)
         if name in ("linear", "conv1d", "conv2d", "conv3d"):
-            return self._all([operation.arguments.get(key) for key in ("weight", "bias")], group, first=True)
+            return self._layer(operation, group)
         if name in _AFFINE:
             if operation.arguments.get("weight") is None:
                 return None
@@ -96,6 +96,14 @@ class _Search:
                 if shares is not None:
                     return shares
         return None
+
+    def _layer(self, operation: Operation, group: int) -> list[Share] | None:
+        data, weight, bias = operation.given("input", "weight", "bias")
+        made = any(item.index == group for item in groups_of(self.found.of(weight)[0]))
+        if made:
+            return self._all([weight, bias], group, first=True)
+        # The group lies along an axis that the layer leaves alone, as positions.
+        return self._into(data, group) if bias is None else None
 
     def _into(self, value: Value, group: int) -> list[Share] | None:
         place = self.at(value, group)

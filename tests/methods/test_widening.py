@@ -126,6 +126,25 @@ def test_standardised_weights_are_not_divided() -> None:
     assert difference(module, found.module, image(seed=1)) < EXACT
 
 
+class Mixed(nn.Module):
+    """A convolution over channels that stand where positions are mostly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.mix, self.right = nn.Linear(3, 4), nn.Conv1d(2, 2, 1, bias=False), nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pairs = x.reshape(3, 2, 3)
+        return self.mix(self.left(pairs)) @ self.right(pairs).sin().transpose(-2, -1)
+
+
+def test_shares_go_back_through_layers_over_other_axes() -> None:
+    module = trained(Mixed)
+    found = widen_module(module, vector(), 1.5)
+    assert found.module.left.out_features == found.module.right.out_features == 6
+    assert difference(module, found.module, vector() + 1) < EXACT
+
+
 REAL = (
     "test_resnet", "test_efficientnet", "test_vit", "test_convnext", "test_byobnet", "test_nfnet", "test_coatnet",
     "test_mambaout", "starnet_s050", "mobilenetv3_small_050", "levit_128s", "test_vit_relpos",
