@@ -1,0 +1,243 @@
+"""Which networks can be widened: ``python -m benchmarks.widening``, about half an hour; it goes on where it was stopped.
+
+The smallest network of each family of timm and of torchvision's classifiers gets weights as after training, and is made
+1.5 times wider (2 times where a norm forces that). Each runs in a process of its own. ``--only NAME ...`` runs some anew,
+``--table`` only writes docs/widening-coverage.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.common import RESULTS, machine
+from benchmarks.realistic import make_realistic, without_chance
+from kzoo.errors import InputError
+from kzoo.methods.checking import relative_difference, tensors_in
+from kzoo.methods.structure import apply_edits
+from kzoo.methods.widening import widen_module
+from kzoo.readers.module import without_weights
+
+FACTOR = 1.5
+SECONDS = 900
+RESULT = RESULTS / "growth-widen.json"
+TABLE = Path(__file__).parents[1] / "docs" / "widening-coverage.md"
+MOST = {"float64": 1e-8, "float32": 1e-4}
+#: Networks too large for this machine in double precision are built with fewer blocks.
+_LARGE = 200e6
+_FEWER = {"depth": 2}
+
+
+def timm_families() -> Iterable[tuple[int, str, str]]:
+    """The smallest network of each module of timm."""
+    import timm
+
+    for family in sorted(timm.list_modules()):
+        sizes = {name: _size(lambda name=name: timm.create_model(name)) for name in timm.list_models(module=family)}  # type: ignore[misc]
+        known = {name: size for name, size in sizes.items() if size}
+        smallest = min(known, key=lambda name: (known[name], name))
+        yield known[smallest], family, f"timm:{smallest}"
+
+
+def torchvision_families() -> Iterable[tuple[int, str, str]]:
+    """The smallest classifier of each module of torchvision."""
+    from torchvision import models
+
+    families: dict[str, dict[str, int]] = {}
+    for name in models.list_models(module=models):
+        builder = models.get_model_builder(name)
+        size = min(weights.meta["num_params"] for weights in models.get_model_weights(name))
+        families.setdefault(builder.__module__.rpartition(".")[2], {})[name] = size
+    for family, sizes in sorted(families.items()):
+        smallest = min(sizes, key=lambda name: (sizes[name], name))
+        yield sizes[smallest], family, f"torchvision:{smallest}"
+
+
+def _size(build: Any) -> int:
+    try:
+        with without_weights():
+            return sum(parameter.numel() for parameter in build().parameters())
+    except Exception:  # RegNets need real tensors; other members of their family do not
+        return 0
+
+
+def build(network: str, small: bool = False) -> tuple[nn.Module, tuple[int, ...]]:
+    """The network with ten classes at least, and the shape of an input."""
+    library, _, name = network.partition(":")
+    torch.manual_seed(0)
+    if library == "timm":
+        import timm
+
+        known = timm.get_pretrained_cfg(name)
+        module = timm.create_model(name, num_classes=known.num_classes or 10, **(_FEWER if small else {}))
+        return module, tuple(known.input_size)
+    from torchvision import models
+
+    options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    return models.get_model(name, **options), (3, 299, 299) if name == "inception_v3" else (3, 224, 224)
+
+
+def one(network: str) -> dict[str, Any]:
+    """Widen one network and compare; what is reported of it."""
+    module, shape = build(network)
+    note = ""
+    if sum(parameter.numel() for parameter in module.parameters()) > _LARGE:
+        module, shape = build(network, small=True)
+        note = "built with two blocks"
+    module = without_chance(make_realistic(module)).double().eval()
+    example = torch.randn(2, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    row: dict[str, Any] = {"network": network, "parameters": _count(module), "note": note}
+    started = time.perf_counter()
+    try:
+        found = widen_module(module, example, FACTOR)
+    except InputError as error:
+        return row | {"reason": str(error)}
+    row |= {"seconds": round(time.perf_counter() - started, 1), "wider": _count(found.module)}
+    row |= {"grown": len(found.grown), "left": len(found.left)}
+    row["left_because"] = sorted({item["reason"] for item in found.left})
+    row["edits_fit"] = _edits_fit(network, found.edits, found.module, small=bool(note))
+    wider = found.module
+    other = torch.randn(2, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    row["float64"] = _difference(module, wider, other)
+    # Before training mode, which moves the statistics of batch normalisation.
+    row["float32"] = _difference(copy.deepcopy(module).float(), copy.deepcopy(wider).float(), other.float())
+    row["train"] = _difference(module.train(), wider.train(), other)
+    return row | {"reason": _reason(row)}
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@torch.no_grad()
+def _difference(one: nn.Module, other: nn.Module, example: torch.Tensor) -> float | None:
+    results = []
+    for module in (one, other):
+        torch.manual_seed(0)
+        try:
+            results.append(list(tensors_in(module(example.clone()))))
+        except Exception as error:
+            if results:
+                print(f"only the wider network fails: {error!s:.200}", file=sys.stderr)
+                return float("inf")
+            return None  # not defined for the network as it was either
+    return relative_difference(*results)
+
+
+def _edits_fit(network: str, edits: Any, wider: nn.Module, small: bool) -> bool:
+    """Whether a network built anew becomes the same structure by the edits, as JSON gives them back."""
+    fresh = apply_edits(build(network, small)[0], json.loads(json.dumps(edits)))
+    shapes = {key: tensor.shape for key, tensor in wider.state_dict().items()}
+    return shapes == {key: tensor.shape for key, tensor in fresh.state_dict().items()}
+
+
+def _reason(row: dict[str, Any]) -> str:
+    """Why the network does not count as widened; empty where it does."""
+    if row["wider"] <= row["parameters"]:
+        return "no parameters were added"
+    if not row["edits_fit"]:
+        return "its edits do not make the same structure of a new network"
+    for key, most in (("float64", MOST["float64"]), ("train", MOST["float64"]), ("float32", MOST["float32"])):
+        if row[key] == float("inf"):
+            return f"{key}: parts that run only then, as auxiliary classifiers, do not follow"
+        if row[key] is not None and not row[key] <= most:
+            return f"{key}: relative difference {row[key]:.1e}"
+    return ""
+
+
+def in_process(network: str) -> dict[str, Any]:
+    """One network in a process of its own, within the time limit."""
+    command = [sys.executable, "-m", "benchmarks.widening", "--one", network]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return {"network": network, "reason": f"took more than {SECONDS} seconds"}
+    if done.returncode:
+        return {"network": network, "reason": f"failed: {done.stderr.strip().splitlines()[-1:]!s:.300}"}
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def save(rows: list[dict[str, Any]]) -> None:
+    passed = sum(row.get("reason") == "" for row in rows)
+    result = {
+        "machine": machine(),
+        "torch": torch.__version__,
+        "factor": FACTOR,
+        "most": MOST,
+        "families": len(rows),
+        "widened": passed,
+        "share": round(passed / max(len(rows), 1), 4),
+        "rows": rows,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    TABLE.write_text(table(result))
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as a page."""
+    lines = [
+        "# Which networks can be widened",
+        "",
+        f"`python -m benchmarks.widening` widens the smallest network of each family of timm and torchvision by {FACTOR} (by 2 where",
+        "a norm forces it), with weights and statistics as after training. A family counts as widened where the outputs differ",
+        "by at most 1e-8 in float64, in evaluation and training mode (without dropout and stochastic depth), and by at most",
+        "1e-4 in float32, relative to the largest output, parameters were added, and the edits rebuild the structure.",
+        "",
+        f'{result["widened"]} of {result["families"]} families: {100 * result["share"]:.0f} %. "Left" are the tied sets that stay as they were,',
+        "mostly the width of heads or groups where their number grew.",
+        "",
+        "| family | network | parameters (M) | wider (M) | tied sets grown | left | float64 | training | float32 | remark |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in result["rows"]:
+        numbers = [f"{row[key] / 1e6:.1f}" if row.get(key) else "-" for key in ("parameters", "wider")]
+        counts = [str(row.get(key, "-")) for key in ("grown", "left")]
+        errors = [f"{row[key]:.0e}" if row.get(key) is not None else "-" for key in ("float64", "train", "float32")]
+        remark = " ".join(part for part in (row.get("reason", ""), row.get("note", "")) if part).replace("|", "/")
+        cells = [row["family"], row["network"], *numbers, *counts, *errors, f"{remark:.160}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--one")
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--table", action="store_true")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.one:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            print(json.dumps(one(given.one)))
+        return
+    rows = json.loads(RESULT.read_text())["rows"] if RESULT.exists() else []
+    if not given.table:
+        known = {(row["library"], row["family"]): row for row in rows}
+        for _, family, network in sorted([*timm_families(), *torchvision_families()]):
+            library = network.partition(":")[0]
+            if (library, family) in known and network not in given.only:
+                continue
+            known[library, family] = {"library": library, "family": family} | in_process(network)
+            row = known[library, family]
+            print(family, network, row.get("reason") or "widened", row.get("float64"), flush=True)
+            save([known[key] for key in sorted(known)])
+        rows = [known[key] for key in sorted(known)]
+    save(rows)
+
+
+if __name__ == "__main__":
+    main()
