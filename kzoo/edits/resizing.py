@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kzoo.building import require_memory
 from kzoo.edits.finding import meant
 from kzoo.edits.values import Edit, require_keys
 from kzoo.errors import InputError
 from kzoo.graph.attributes import is_channel_name
+from kzoo.memory import require_memory
 
 #: More entries than any network that this machine could hold has in one tensor, and more than any layer has channels.
 _MOST_ENTRIES = 2**33
