@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +13,7 @@ from kzoo.cli.common import as_json, complete_network, count, hint, print_table
 from kzoo.errors import InputError
 
 if TYPE_CHECKING:
+    from kzoo.building import NetworkSpec
     from kzoo.methods.growth import GrowthReport
     from kzoo.recipe import DataSection
     from kzoo.weights import TrainedNetwork
@@ -172,14 +173,14 @@ def _grow(directory: Path | None, source: str, parameters: dict[str, Any], optio
         ),
         method=options["method"],
         parameters=parameters,
-        calibration=_calibration(options, trained),
+        calibration=_calibration(options, spec, trained),
     )
     result = run_recipe(recipe, where, options["out"], options["force"])
     show(result.report, options["as_json"], options["quiet"])
     tell_loading(result)
 
 
-def _calibration(options: dict[str, Any], trained: TrainedNetwork) -> DataSection | None:
+def _calibration(options: dict[str, Any], spec: NetworkSpec, trained: TrainedNetwork) -> DataSection | None:
     from kzoo.recipe import DataSection
 
     if options.get("data") is None:
@@ -189,9 +190,19 @@ def _calibration(options: dict[str, Any], trained: TrainedNetwork) -> DataSectio
     return DataSection(
         task=options["data"],
         train=options["images"],
-        size=options["image_size"],
+        size=options["image_size"] or _known_size(spec, trained),
         channels=channels if channels in (1, 3) else 3,
     )
+
+
+def _known_size(spec: NetworkSpec, trained: TrainedNetwork) -> int | None:
+    """Pixels of the images that a network was trained on, as far as its registry or the file beside it tells."""
+    from kzoo.readers.files import read_weights_file
+
+    told = trained.model.fields.get("input_size") if trained.model is not None else None
+    if told is None and trained.shards:
+        told = read_weights_file(trained.shards[0]).input_size
+    return int(told[-1]) if told else spec.options.img_size
 
 
 def show_growth(report: GrowthReport, quiet: bool) -> None:
@@ -201,9 +212,10 @@ def show_growth(report: GrowthReport, quiet: bool) -> None:
         print_table(rows, ("channels of", "old", "new"), right=("old", "new"))
         click.echo("")
     if not quiet and report.added:
-        errors = {each["name"]: f"{each['error']:.3g}" for each in report.insertions}
-        print_table([(name, errors.get(name, "-")) for name in report.added], ("added", "error"), right=("error",))
+        print_table([(name,) for name in report.added], ("added",))
         click.echo("")
+    for each in report.insertions if not quiet else ():
+        click.echo(f"{each['name']}: what it hands on differs by {each['error']:.2%}{_identity(each)}.")
     for each in report.left if not quiet else ():
         hint(f"{each.get('stage') or _few(each['tensors'])} stays as it is: {each['reason']}.")
     click.echo(f"{count(report.before)} learned entries became {count(report.after)}.")
@@ -213,6 +225,11 @@ def show_growth(report: GrowthReport, quiet: bool) -> None:
         click.echo(
             f"Its outputs differ from the old ones by {report.difference:.1e} of the largest, on the images tried."
         )
+
+
+def _identity(insertion: Mapping[str, Any]) -> str:
+    error = insertion["identity_error"]
+    return "" if error is None else f" (an identity layer's by {error:.2%})"
 
 
 def _few(names: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ remember, and the shapes of parameters and buffers.
 """
 
 from kzoo.edits.applying import EDITS, apply_edits
-from kzoo.edits.finding import computed_tensors, copied, find_module, is_stage, meant
+from kzoo.edits.finding import computed_tensors, copied, find_module, is_stage, meant, take_added
 from kzoo.edits.insertions import append_edit, insert_edit
 from kzoo.edits.layers import ACTIVATIONS, LAYER_KEYS, layer_inputs, layer_parts
 from kzoo.edits.modules import Deeper, InsertedLayer
@@ -43,5 +43,6 @@ __all__ = [
     "replace_tensors",
     "resize",
     "resize_edit",
+    "take_added",
     "unsaved_buffers",
 ]

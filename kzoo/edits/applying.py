@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from kzoo.edits.finding import take_added
 from kzoo.edits.insertions import append_edit, insert_edit
 from kzoo.edits.resizing import apply_resize
 from kzoo.edits.values import MOST_PARAMETERS
@@ -49,6 +50,7 @@ def apply_edits(module: nn.Module, edits: Sequence[Mapping[str, Any]]) -> nn.Mod
             _require_bounded(module, most, modules)
         except InputError as error:
             raise InputError(f"edit {number}: {error}") from None
+    take_added(module)
     return module
 
 

@@ -13,6 +13,24 @@ from torch import Tensor, nn
 from kzoo.edits.modules import Deeper
 from kzoo.errors import InputError
 
+#: What a new part remembers, so that it is found when names have changed; copies carry it along.
+_ADDED = "_kzoo_added"
+
+
+def mark_added(part: nn.Module) -> None:
+    """Remember that a part is new."""
+    for each in part.modules():
+        vars(each)[_ADDED] = True
+
+
+def take_added(module: nn.Module) -> list[str]:
+    """The names of the outermost parts that are new, in their order; afterwards none is any more."""
+    names: list[str] = []
+    for name, part in module.named_modules():
+        if vars(part).pop(_ADDED, False) and not any(name.startswith(f"{outer}.") for outer in names):
+            names.append(name)
+    return names
+
 
 def find_module(module: nn.Module, name: str) -> nn.Module:
     """The part of a module that has this name; the module itself for an empty one.

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from kzoo.edits.finding import copied, find_module, is_chain, is_stage, next_name
+from kzoo.edits.finding import copied, find_module, is_chain, is_stage, mark_added, next_name
 from kzoo.edits.layers import add_bias, layer_parts, take_inputs
 from kzoo.edits.modules import Deeper, InsertedLayer
 from kzoo.edits.values import MOST_CHANNELS, count_of, flag_of, require_keys, text_of
@@ -32,6 +32,7 @@ def append_edit(module: nn.Module, edit: Mapping[str, Any]) -> str:
     block = _clone(stage._modules[like])
     if "unstrided" in edit:
         block = _unstrided(block, edit["unstrided"])
+    mark_added(block)
     stage.add_module(name, block)
     return f"{edit['stage']}.{name}" if edit["stage"] else name
 
@@ -56,6 +57,8 @@ def insert_edit(module: nn.Module, edit: Mapping[str, Any]) -> str:
         parts = layer_parts(edit["layer"])
         residual, last = (flag_of(edit["layer"], key) for key in ("residual", "last"))
         inserted = InsertedLayer(parts, residual, last and edit["layer"]["kind"] != "linear")
+    for part in (inserted, *parts.values()):
+        mark_added(part)
     if place == "before" and what == "layer":
         take_inputs(there, edit["layer"], name)
         if flag_of(edit, "bias"):

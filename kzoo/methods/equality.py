@@ -46,7 +46,8 @@ def _settings(module: nn.Module) -> list[tuple[str, type[nn.Module], dict[str, A
     return [
         (name, type(part), {key: value for key, value in vars(part).items() if _counts(key, value)})
         for name, part in module.named_modules()
-        if "drop" not in type(part).__name__.lower()
+        # One network may have no module where another has one that does nothing.
+        if "drop" not in type(part).__name__.lower() and not isinstance(part, nn.Identity)
     ]
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from kzoo.edits import Edit, find_module
+from kzoo.edits import Edit, find_module, take_added
 from kzoo.errors import InputError
 from kzoo.methods import deepening
 from kzoo.methods.checking import relative_difference
@@ -183,7 +183,7 @@ def _deeper(module: nn.Module, parameters: DeepenParameters, material: Material)
     choices = parameters.model_dump(exclude={"at"})
     found = deepen_module(module, parameters.at, calibration=material.calibration, example=material.example, **choices)
     left = tuple({"stage": name, "reason": reason} for name, reason in found.skipped.items())
-    return _Grown(found.module, found.edits, {"added": tuple(found.added), "left": left})
+    return _Grown(found.module, found.edits, {"left": left})
 
 
 def _inserted(module: nn.Module, parameters: DilsParameters, material: Material) -> _Grown:
@@ -200,7 +200,7 @@ def _inserted(module: nn.Module, parameters: DilsParameters, material: Material)
         module = made.module
         edits += made.edits
         found.append(made)
-    told = {"added": tuple(made.name for made in found), "insertions": tuple(_told(made) for made in found)}
+    told = {"insertions": tuple(_told(made) for made in found)}
     return _Grown(module, edits, told, kept=False)
 
 
@@ -222,9 +222,7 @@ def _stepwise(module: nn.Module, parameters: DilsParameters, material: Material)
         raise InputError("dils trains after each insertion where it is stepwise: give data and training too")
     positions = [{"at": name, "where": parameters.where} for name in _places(module, parameters)]
     found = deepen_stepwise(module, positions, material.task, material.training, parameters.loop)
-    steps = found.history["steps"]
-    told = {"added": tuple(step["name"] for step in steps if step["kept"]), "steps": found.history}
-    return _Grown(found.module, found.edits, told, kept=False)
+    return _Grown(found.module, found.edits, {"steps": found.history}, kept=False)
 
 
 @dataclass(frozen=True)
@@ -253,6 +251,7 @@ def grow(method: str, module: nn.Module, parameters: BaseModel, material: Materi
     """
     material = material or Material()
     found = GROWTH[method].carry_out(module, parameters, material)
+    added = take_added(found.module)
     images = material.images(module)[:2]
     before, after = outputs_of(module, images), outputs_of(found.module, images)
     report = GrowthReport(
@@ -262,7 +261,8 @@ def grow(method: str, module: nn.Module, parameters: BaseModel, material: Materi
         after=_learned(found.module),
         difference=relative_difference(before, after),
         kept=found.kept,
-        shares=_shares(module, found),
+        shares=_shares(module, found, added),
+        added=tuple(added),
         **found.told,
     )
     return Growth(found.module.eval(), found.edits, report)
@@ -272,10 +272,9 @@ def _learned(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _shares(module: nn.Module, found: _Grown) -> dict[str, float]:
+def _shares(module: nn.Module, found: _Grown, added: Sequence[str]) -> dict[str, float]:
     """Which share of each learned tensor comes from the old network: all of it, but for what is new or padded."""
     old = dict(module.named_parameters())
-    added = tuple(found.told.get("added", ()))
 
     def share(name: str, size: int) -> float:
         if any(name.startswith(f"{part}.") for part in added):
