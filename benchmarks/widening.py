@@ -23,9 +23,9 @@ from torch import nn
 
 from benchmarks.common import RESULTS, machine
 from benchmarks.realistic import make_realistic, without_chance
+from kzoo.edits import apply_edits
 from kzoo.errors import InputError
 from kzoo.methods.checking import relative_difference, tensors_in
-from kzoo.methods.structure import apply_edits
 from kzoo.methods.widening import widen_module
 from kzoo.readers.module import without_weights
 

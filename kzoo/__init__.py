@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from kzoo.carrying import carry_optimizer, initialize, param_groups, report, transfer
     from kzoo.errors import CheckFailed, InputError, KzooError, WorldError
     from kzoo.facade import architecture, match, recommend, similarity
+    from kzoo.growing import deepen, widen
     from kzoo.layers import Architecture, Layer
     from kzoo.model_folder import load
     from kzoo.search import Filters
@@ -25,6 +26,7 @@ __all__ = [
     "__version__",
     "architecture",
     "carry_optimizer",
+    "deepen",
     "initialize",
     "load",
     "match",
@@ -33,6 +35,7 @@ __all__ = [
     "report",
     "similarity",
     "transfer",
+    "widen",
 ]
 
 _HOMES = {
@@ -48,6 +51,8 @@ _HOMES = {
     "recommend": "kzoo.facade",
     "similarity": "kzoo.facade",
     "carry_optimizer": "kzoo.carrying",
+    "deepen": "kzoo.growing",
+    "widen": "kzoo.growing",
     "initialize": "kzoo.carrying",
     "load": "kzoo.model_folder",
     "param_groups": "kzoo.carrying",

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import random
-import re
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kzoo.errors import InputError, KzooError
+from kzoo.memory import require_memory
 from kzoo.readers.files import SMALL
 from kzoo.readers.libraries import LIBRARIES
 from kzoo.sources import Options, python_module, resolve, small_module
@@ -26,18 +25,24 @@ _PYTHON = "py"
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """A network to build: its library (``timm``, ``torchvision``, ``small`` or ``py``), its name there, what is changed."""
+    """A network to build: its library (``timm``, ``torchvision``, ``small`` or ``py``), its name there, what is changed.
+
+    ``edits`` are those of its structure (`kzoo.edits`), carried out after it has been built.
+    """
 
     library: str
     name: str
     options: Options = field(default_factory=Options)
+    edits: tuple[Mapping[str, Any], ...] = ()
 
     def __str__(self) -> str:
         return f"{self.library}:{self.name}"
 
 
-def network_spec(text: str, zoo: Callable[[], Zoo], options: Options | None = None) -> NetworkSpec:
-    """The network that ``text`` names.
+def network_spec(
+    text: str, zoo: Callable[[], Zoo], options: Options | None = None, edits: Sequence[Mapping[str, Any]] = ()
+) -> NetworkSpec:
+    """The network that ``text`` names, with these sizes and edits.
 
     That is ``timm:NAME``, ``torchvision:NAME``, ``small:NAME``, a registry id, or ``py:package.module:factory``.
 
@@ -53,15 +58,18 @@ def network_spec(text: str, zoo: Callable[[], Zoo], options: Options | None = No
             raise InputError(
                 "classes, in-chans and img-size change a network that kzoo builds by name; build your own with the sizes that it needs"
             )
-        return NetworkSpec(_PYTHON, name)
+        return NetworkSpec(_PYTHON, name, options, tuple(edits))
     known = zoo().named(text)
     if known is not None and known[0].library in LIBRARIES:
         entry, tag = known
         return NetworkSpec(
-            entry.library, f"{entry.name}.{tag}" if tag and entry.library == "timm" else entry.name, options
+            entry.library,
+            f"{entry.name}.{tag}" if tag and entry.library == "timm" else entry.name,
+            options,
+            tuple(edits),
         )
     if library in (*LIBRARIES, SMALL) and name:
-        return NetworkSpec(library, name, options)
+        return NetworkSpec(library, name, options, tuple(edits))
     raise InputError(
         f"{text!r} names no network that can be built: expected timm:NAME, torchvision:NAME, small:NAME, a registry id "
         f"like timm/resnet18.a1_in1k, or py:package.module:factory; nearest: {', '.join(zoo().nearest(text))}"
@@ -83,7 +91,13 @@ def build_network(
         architecture = resolve(str(spec), zoo, spec.options)
         require_memory(str(spec), architecture.entries * _BYTES_PER_ENTRY, reserved)
     with seeded(seed):
-        return _created(spec, trust_code)
+        module = _edited(_created(spec, trust_code), spec)
+        if spec.edits:
+            from kzoo.fresh import reset
+
+            # Edits leave channels that repeat each other, and blocks that are copies.
+            reset(module)
+        return module
 
 
 def outline(spec: NetworkSpec, zoo: Callable[[], Zoo], trust_code: bool = False) -> nn.Module:
@@ -93,13 +107,21 @@ def outline(spec: NetworkSpec, zoo: Callable[[], Zoo], trust_code: bool = False)
         InputError: the library does not know the network or cannot build it so.
     """
     if spec.library == _PYTHON:
-        return _created(spec, trust_code)
+        return _edited(_created(spec, trust_code), spec)
     from kzoo.readers.module import without_weights
 
     resolve(str(spec), zoo, spec.options)
     # RegNets compute their widths with tensors while they are built, which needs real ones.
     with without_weights(on_cpu=spec.name.startswith("regnet")):
-        return _created(spec, trust_code)
+        return _edited(_created(spec, trust_code), spec)
+
+
+def _edited(module: nn.Module, spec: NetworkSpec) -> nn.Module:
+    if not spec.edits:
+        return module
+    from kzoo.edits import apply_edits
+
+    return apply_edits(module, spec.edits)
 
 
 def _created(spec: NetworkSpec, trust_code: bool) -> nn.Module:
@@ -153,35 +175,3 @@ def seeded(seed: int) -> Iterator[None]:
             yield
         finally:
             random.setstate(state)
-
-
-def require_memory(what: str, needed: int, reserved: int = 0) -> None:
-    """Refuse what does not fit into the memory that is free.
-
-    Raises:
-        InputError: ``needed`` and ``reserved`` bytes are more than that.
-    """
-    free = free_memory()
-    if needed + reserved > free:
-        beside = f" and {reserved / 2**30:.1f} GiB for its source" if reserved > needed / 20 else ""
-        raise InputError(
-            f"{what} needs {needed / 2**30:.1f} GiB of memory{beside}, and {free / 2**30:.1f} GiB are free: take a smaller "
-            "network, or a machine with more memory"
-        )
-
-
-def free_memory() -> int:
-    """Bytes of memory that this process can still use, as the system or its control group allows."""
-    import psutil
-
-    free = int(psutil.virtual_memory().available)
-    with suppress(OSError, ValueError):  # no control group, or one without a limit ("max")
-        free = min(free, _free_in_group(Path("/sys/fs/cgroup")))
-    return free
-
-
-def _free_in_group(group: Path) -> int:
-    """What a control group leaves; pages of files that nobody uses count as used there, but make room."""
-    used = int((group / "memory.current").read_text())
-    cached = re.search(r"^inactive_file (\d+)$", (group / "memory.stat").read_text(), re.MULTILINE)
-    return int((group / "memory.max").read_text()) - used + int(cached[1] if cached else 0)

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from kzoo.building import NetworkSpec
+from kzoo.methods.growth import GrowthReport
 from kzoo.methods.transfers import TransferReport
 from kzoo.recipe import Recipe, plain_task
 
@@ -15,21 +16,24 @@ from kzoo.recipe import Recipe, plain_task
 def transfer_card(
     spec: NetworkSpec,
     recipe: Recipe,
-    report: TransferReport | None,
+    report: TransferReport | GrowthReport | None,
     source: str,
     metrics: Mapping[str, Any] | None,
 ) -> str:
     """The card of a network that weights were carried into, trained or not; ``source`` is what people call the source."""
-    library = spec.library if spec.library in ("timm", "torchvision") else "kzoo"
+    library = spec.library if spec.library in ("timm", "torchvision") and not spec.edits else "kzoo"
     metadata = {"library_name": library, "tags": ["kzoo", f"kzoo-{recipe.method}"]}
     if spec.library != "py" and recipe.target.classes != 0:
         metadata["pipeline_tag"] = "image-classification"
     head = yaml.safe_dump(metadata, sort_keys=False)
-    parts = [f"# {spec}", _origin(recipe, report, source), *_trained(recipe, metrics), _loading(spec), _rebuilding()]
+    title = f"{spec}, grown" if spec.edits else str(spec)
+    parts = [f"# {title}", _origin(recipe, report, source), *_trained(recipe, metrics), _loading(spec), _rebuilding()]
     return f"---\n{head}---\n\n" + "\n\n".join(parts) + "\n"
 
 
-def _origin(recipe: Recipe, report: TransferReport | None, source: str) -> str:
+def _origin(recipe: Recipe, report: TransferReport | GrowthReport | None, source: str) -> str:
+    if isinstance(report, GrowthReport):
+        return _growth(recipe, report, source)
     if report is None or recipe.method == "random":
         return f"Initialised at random, seed {recipe.target.seed}."
     variant = recipe.parameters.get("variant", "full_state") if recipe.method == "dpiat" else ""
@@ -42,6 +46,18 @@ def _origin(recipe: Recipe, report: TransferReport | None, source: str) -> str:
     )
 
 
+def _growth(recipe: Recipe, report: GrowthReport, source: str) -> str:
+    same = (
+        f"On the images tried its outputs were the same but for {report.difference:.0e} of the largest."
+        if report.kept
+        else f"On the images tried its outputs differed by {report.difference:.1e} of the largest."
+    )
+    return (
+        f"It is `{recipe.target.model}` with the weights of `{source}` (sha256 `{recipe.sources[0].sha256}`), grown by kzoo's "
+        f"method {recipe.method} from {report.before:,} learned entries to {report.after:,}. {same}"
+    )
+
+
 def _trained(recipe: Recipe, metrics: Mapping[str, Any] | None) -> list[str]:
     if metrics is None or recipe.data is None:
         return ["It has not been trained since."]
@@ -51,7 +67,7 @@ def _trained(recipe: Recipe, metrics: Mapping[str, Any] | None) -> list[str]:
 
 
 def _loading(spec: NetworkSpec) -> str:
-    if spec.library == "timm":
+    if spec.library == "timm" and not spec.edits:
         return (
             '```python\nimport timm\n\nmodel = timm.create_model("local-dir:PATH_OF_THIS_FOLDER", pretrained=True)\n```'
         )

@@ -72,14 +72,21 @@ def network_config(
         config = _timm_config(module)
         config["pretrained_cfg"] |= _preparation(images)
     else:
-        options = spec.options
-        args = {"num_classes": options.classes, "image_size": options.img_size, "in_chans": options.in_chans}
         config = {
             "library_name": "torchvision" if spec.library == "torchvision" else "kzoo",
             "architecture": spec.name if spec.library == "torchvision" else str(spec),
-            "model_args": {key: value for key, value in args.items() if value is not None},
+            "model_args": _sizes(spec.options),
         }
+    if spec.edits:
+        # A library that builds the network by its name would build another one.
+        config |= {"library_name": "kzoo", "architecture": str(spec), "model_args": _sizes(spec.options)}
+        config["edits"] = [dict(edit) for edit in spec.edits]
     return config | {"kzoo": dict(extra)}
+
+
+def _sizes(options: Options) -> dict[str, int]:
+    args = {"num_classes": options.classes, "image_size": options.img_size, "in_chans": options.in_chans}
+    return {key: value for key, value in args.items() if value is not None}
 
 
 def _preparation(images: DataSection | None) -> dict[str, Any]:
@@ -139,31 +146,47 @@ def load(folder: str | Path, *, trust_code: bool = False, registry: Registry = N
 
 
 def _rebuilt(folder: Path, config: Mapping[str, Any], trust_code: bool, registry: Registry) -> nn.Module:
+    spec = config_network(folder, config)
+    if spec.library != "timm" or spec.edits:
+        return build_network(spec, lambda: open_zoo(registry), trust_code=trust_code)
+    import timm
+
+    try:
+        with torch.random.fork_rng(devices=[]):
+            given: dict[str, Any] = {"num_classes": config.get("num_classes")} | config.get("model_args", {})
+            module: nn.Module = timm.create_model(spec.name, **given)
+    except Exception as error:  # constructors raise what they like
+        reason = " ".join(str(error).split())
+        raise InputError(f"{folder / CONFIG} names {spec}, which cannot be built: {reason:.200}") from None
+    return module
+
+
+def config_network(folder: Path, config: Mapping[str, Any]) -> NetworkSpec:
+    """The network that the ``config.json`` of a folder names, with the sizes and edits that it tells.
+
+    Raises:
+        InputError: it names none that kzoo can build, or would tell a constructor what no stranger may.
+    """
     library, name = config.get("library_name", "timm"), config.get("architecture")
-    args = config.get("model_args", {})
+    args, edits = config.get("model_args", {}), config.get("edits", [])
     if library not in ("timm", "torchvision", "kzoo") or not isinstance(name, str) or not isinstance(args, dict):
         raise InputError(f"{folder / CONFIG} names no network that kzoo can build: expected one of timm or torchvision")
     if strange := args.keys() - _ARGUMENTS:
         raise InputError(f"{folder / CONFIG} has the model argument {min(strange)!r:.80}, which kzoo does not pass on")
+    if not isinstance(edits, list) or not all(isinstance(edit, dict) for edit in edits):
+        raise InputError(f"{folder / CONFIG} has edits of the wrong form: expected a list of mappings")
+    if library == "kzoo":
+        library, _, name = name.partition(":")
+    if library not in ("timm", "torchvision", SMALL, "py"):
+        raise InputError(f"{folder / CONFIG} names {config['architecture']!r:.80}, which kzoo cannot build")
     if library == "timm":
         import timm
 
         if not timm.is_model(name):
             raise InputError(f"{folder / CONFIG} names {name!r:.80}, which is no network of timm")
-        try:
-            with torch.random.fork_rng(devices=[]):
-                given: dict[str, Any] = {"num_classes": config.get("num_classes")} | args
-                module: nn.Module = timm.create_model(name, **given)
-        except Exception as error:  # constructors raise what they like
-            reason = " ".join(str(error).split())
-            raise InputError(f"{folder / CONFIG} names timm:{name}, which cannot be built: {reason:.200}") from None
-        return module
-    options = Options(args.get("num_classes"), args.get("in_chans"), args.get("image_size"))
-    own, _, rest = name.partition(":")
-    spec = NetworkSpec(own, rest, options) if library == "kzoo" else NetworkSpec(library, name, options)
-    if spec.library not in ("torchvision", SMALL, "py"):
-        raise InputError(f"{folder / CONFIG} names {name!r:.80}, which kzoo cannot build")
-    return build_network(spec, lambda: open_zoo(registry), trust_code=trust_code)
+    classes = args.get("num_classes", config.get("num_classes") if library == "timm" else None)
+    options = Options(classes, args.get("in_chans"), args.get("image_size", args.get("img_size")))
+    return NetworkSpec(library, name, options, tuple(edits))
 
 
 def _remember(module: nn.Module, told: object) -> None:

@@ -25,6 +25,8 @@ _SHA256 = r"^[0-9a-f]{64}$"
 _VERSION = 1
 _IMAGE_FOLDER = "imagefolder:"
 _LIBRARIES = ("torch", "torchvision", "timm")
+#: The sections that name images.
+IMAGES = ("calibration", "recalibrate", "data")
 
 
 class _Section(BaseModel):
@@ -50,6 +52,9 @@ class TargetSection(_Section):
     in_chans: int | None = Field(default=None, ge=1)
     img_size: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**63)
+    edits: list[dict[str, Any]] = Field(
+        default=[], description="Of the network's structure, before the method; see `kzoo.edits`"
+    )
 
 
 class DataSection(_Section):
@@ -88,6 +93,9 @@ class Recipe(_Section):
     recalibrate: DataSection | None = Field(
         default=None, description="Unlabelled images for batch normalisation's statistics"
     )
+    calibration: DataSection | None = Field(
+        default=None, description="Unlabelled images that a network is grown with: for normalisations, and for DILS"
+    )
     data: DataSection | None = Field(default=None, description="What to train and test on")
     training: TrainingSettings | None = None
     threads: int | None = Field(default=None, ge=1, le=1024)
@@ -100,11 +108,15 @@ class Recipe(_Section):
         Where files are is none of it, nor what a run adds: threads, versions, fingerprints of images.
         """
         data = self.model_dump(exclude={"versions", "threads"})
-        for source in data["sources"]:
-            # Recipes without it are as old as recipes.
-            if source["submodule"] is None:
-                del source["submodule"]
-        for section in (*data["sources"], data["plan"], data["data"], data["recalibrate"]):
+        # Recipes without these are as old as recipes.
+        for section, name in (
+            *((source, "submodule") for source in data["sources"]),
+            (data["target"], "edits"),
+            (data, "calibration"),
+        ):
+            if not section[name]:
+                del section[name]
+        for section in (*data["sources"], data["plan"], *(data.get(name) for name in IMAGES)):
             if section is not None:
                 for place in ("path", "root", "fingerprint"):
                     section.pop(place, None)
@@ -140,6 +152,8 @@ def read_recipe(path: Path) -> Recipe:
 def recipe_text(recipe: Recipe) -> str:
     """A recipe as YAML, with its defaults; what is not set is left out."""
     data = {key: value for key, value in recipe.model_dump(exclude_none=True).items() if value not in ([], {})}
+    if not recipe.target.edits:
+        del data["target"]["edits"]
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
 
 
@@ -162,7 +176,7 @@ def moved(recipe: Recipe, old: Path, new: Path) -> Recipe:
     }
     if recipe.plan is not None:
         changes["plan"] = recipe.plan.model_copy(update={"path": path_from(recipe.plan.path)})
-    for name in ("data", "recalibrate"):
+    for name in IMAGES:
         section = getattr(recipe, name)
         if section is not None:
             update = {"root": path_from(section.root)} if section.root is not None else {}

@@ -6,32 +6,44 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import BaseModel
-from torch import nn
+from torch import Tensor, nn
 
 from kzoo.building import NetworkSpec, build_network, network_spec, outline
 from kzoo.carrying import param_groups, remember, source_body
 from kzoo.environment import environment_class, environment_text
 from kzoo.errors import CheckFailed, InputError, KzooWarning
 from kzoo.files import new_folder, require_new
+from kzoo.growing import example_of, grown_network
 from kzoo.hashing import weights_sha256
 from kzoo.layout import CARD, CONFIG, ENVIRONMENT, METRICS, PLAN, RECIPE, WEIGHTS
+from kzoo.methods.growth import GROWTH, GrowthReport, Material, grow
 from kzoo.methods.plan import Plan, read_plan
 from kzoo.methods.surgery import module_body
-from kzoo.methods.transfers import TransferReport, carry_out, make_plan, read_parameters, require_method
+from kzoo.methods.transfers import (
+    METHODS,
+    TransferReport,
+    carry_out,
+    checked_parameters,
+    make_plan,
+    read_parameters,
+    require_method,
+)
 from kzoo.model_card import transfer_card
 from kzoo.model_folder import network_config, write_weights
 from kzoo.recipe import (
+    IMAGES,
     DataSection,
     PlanSection,
     Recipe,
     SourceSection,
+    TargetSection,
     is_no_path,
     library_versions,
     moved,
@@ -39,6 +51,7 @@ from kzoo.recipe import (
     recipe_text,
 )
 from kzoo.sources import Options
+from kzoo.trained_modules import load_trained
 from kzoo.weights import TrainedNetwork, open_trained
 from kzoo.zoo import Zoo
 
@@ -47,7 +60,10 @@ if TYPE_CHECKING:
     from kzoo.training.tasks import Task
 
 _RECALIBRATION_IMAGES = 512
+#: So many images calibrate a growth where the recipe names no number, and so many are enough to try a network out.
+_CALIBRATION_IMAGES, _EXAMPLES = 2048, 2
 Progress = Callable[[str, float], None]
+Report = TransferReport | GrowthReport
 
 
 class Diverged(CheckFailed):
@@ -63,13 +79,26 @@ class Diverged(CheckFailed):
 
 @dataclass(frozen=True)
 class Result:
-    """What a recipe gave: the folder, the report of the transfer, and history and test metrics where it trains or tests."""
+    """What a recipe gave: the folder, the network, the report of the method, and history and test metrics.
+
+    There is no report where nothing was carried over, and no history or metrics where nothing was trained or tested.
+    """
 
     folder: Path
     recipe: Recipe
-    report: TransferReport | None
+    network: NetworkSpec
+    report: Report | None
     history: History | None
     metrics: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Start:
+    """A network before training: what it is, the module, and the report of the method that made it."""
+
+    network: NetworkSpec
+    module: nn.Module
+    report: Report | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +168,7 @@ def run_recipe(recipe: Recipe, where: Surroundings, out: Path, force: bool = Fal
         WorldError: the disk fails.
     """
     require_new(out, force)
-    parameters = read_parameters(recipe.method, recipe.parameters)
+    parameters = method_parameters(recipe.method, recipe.parameters)
     # What the recipe leaves to defaults is written down, so that other defaults would change nothing.
     recipe = recipe.model_copy(update={"parameters": parameters.model_dump(exclude_none=True)})
     _spare_sources(recipe, where, out)
@@ -147,14 +176,16 @@ def run_recipe(recipe: Recipe, where: Surroundings, out: Path, force: bool = Fal
     threads = recipe.threads or (recipe.training.threads if recipe.training else None) or before
     try:
         torch.set_num_threads(threads)
-        spec, module, report = _initialised(recipe, where, parameters)
+        start = (
+            _grown(recipe, where, parameters) if recipe.method in GROWTH else _initialised(recipe, where, parameters)
+        )
         if recipe.recalibrate is not None:
-            _recalibrate(module, recipe.recalibrate, where)
-        history, metrics = _trained(recipe, module, report, where, out)
+            _recalibrate(start.module, recipe.recalibrate, where)
+        history, metrics = _trained(recipe, start, where, out)
         recipe = _completed(recipe, threads, where)
-        result = Result(out, recipe, report, history, metrics)
+        result = Result(out, recipe, start.network, start.report, history, metrics)
         if writes():
-            _write(result, spec, module, where, force)
+            _write(result, start.module, where, force)
         return result
     finally:
         torch.set_num_threads(before)
@@ -178,30 +209,51 @@ def _completed(recipe: Recipe, threads: int, where: Surroundings) -> Recipe:
     """The recipe with what the run adds: threads, versions, and the fingerprints of the images."""
     images = {
         name: section.model_copy(update={"fingerprint": where.data(section).fingerprint})
-        for name in ("recalibrate", "data")
+        for name in IMAGES
         if (section := getattr(recipe, name)) is not None
     }
     return recipe.model_copy(update={"threads": threads, "versions": library_versions(), **images})
 
 
-def _initialised(
-    recipe: Recipe, where: Surroundings, parameters: BaseModel
-) -> tuple[NetworkSpec, nn.Module, TransferReport | None]:
-    """The target with the source carried over, and what that did."""
-    target = recipe.target
+def method_parameters(method: str, values: Mapping[str, Any]) -> BaseModel:
+    """The parameters of a method, of whichever kind, checked.
+
+    Raises:
+        InputError: the method is unknown, or a parameter is unknown or has a value that it cannot have.
+    """
+    if method in GROWTH:
+        return checked_parameters(method, GROWTH[method].parameters, values)
+    if method not in METHODS:
+        raise InputError(f"method {method!r:.80} is unknown: expected {', '.join((*METHODS, *GROWTH))}")
+    return checked_parameters(method, METHODS[method].parameters, values)
+
+
+def target_network(target: TargetSection, where: Surroundings) -> NetworkSpec:
+    """The network that a recipe's target names.
+
+    Raises:
+        InputError: it names none that can be built.
+    """
     options = Options(target.classes, target.in_chans, target.img_size)
-    spec = network_spec(target.model, where.zoo, options)
+    return network_spec(target.model, where.zoo, options, target.edits)
+
+
+def _initialised(recipe: Recipe, where: Surroundings, parameters: BaseModel) -> Start:
+    """The target with the source carried over, and what that did."""
+    spec, seed = target_network(recipe.target, where), recipe.target.seed
+    if recipe.calibration is not None:
+        raise InputError(
+            f"the recipe has calibration images, which method {recipe.method} has no use for: leave them out"
+        )
     if not recipe.sources:
         if recipe.method != "random" or recipe.plan is not None:
             raise InputError(
                 f"the recipe has no source: method {recipe.method} needs one; without it, use method: random"
             )
-        return spec, build_network(spec, where.zoo, target.seed, where.trust_code), None
-    if len(recipe.sources) > 1:
-        raise InputError(f"the recipe has {len(recipe.sources)} sources: method {recipe.method} takes one")
-    trained = _checked_source(recipe.sources[0], where)
+        return Start(spec, build_network(spec, where.zoo, seed, where.trust_code))
+    trained = _only_source(recipe, where)
     reserved = sum(tensor.nbytes for tensor in trained.tensors.values())
-    module = build_network(spec, where.zoo, target.seed, where.trust_code, reserved)
+    module = build_network(spec, where.zoo, seed, where.trust_code, reserved)
     theirs, ours = source_body(trained), module_body(module)
     plan = None if recipe.plan is None else _checked_plan(recipe.plan, where)
     if plan is not None:
@@ -211,7 +263,49 @@ def _initialised(
     steps = plan or make_plan(theirs, ours, recipe.method, parameters, (trained.name, str(spec)))
     report = carry_out(steps, theirs, ours, parameters)
     remember(module, report.shares, report)
-    return spec, module, report
+    return Start(spec, module, report)
+
+
+def _grown(recipe: Recipe, where: Surroundings, parameters: BaseModel) -> Start:
+    """The source's network with its weights, grown."""
+    if not recipe.sources or recipe.plan is not None:
+        what = "has a plan, which grows nothing" if recipe.sources else "has no source"
+        raise InputError(f"the recipe {what}: method {recipe.method} takes one trained network, and no plan")
+    spec = target_network(recipe.target, where)
+    module = load_trained(_only_source(recipe, where), spec, where.zoo, where.trust_code)
+    found = grow(recipe.method, module, parameters, _material(recipe, spec, where, module))
+    remember(found.module, found.report.shares, found.report)
+    return Start(grown_network(spec, found), found.module, found.report)
+
+
+def _material(recipe: Recipe, spec: NetworkSpec, where: Surroundings, module: nn.Module) -> Material:
+    """The images that a network is grown with."""
+    calibration = example = task = None
+    if recipe.data is not None:
+        task = where.data(recipe.data)
+        _try_out(module, task)
+        example = prepared(task, _EXAMPLES)
+    if recipe.calibration is not None:
+        unlabelled = where.data(recipe.calibration)
+        _try_out(module, unlabelled)
+        calibration = prepared(unlabelled, recipe.calibration.train or _CALIBRATION_IMAGES)
+    if example is None:
+        example = example_of(spec, module)
+    return Material(calibration, example, task, recipe.training)
+
+
+def prepared(task: Task, count: int) -> Tensor:
+    """The first training images of a task, ready for a network."""
+    from kzoo.training.batches import prepare
+
+    chosen = torch.arange(min(count, len(task.train)))
+    return prepare(task.train.images[chosen])
+
+
+def _only_source(recipe: Recipe, where: Surroundings) -> TrainedNetwork:
+    if len(recipe.sources) > 1:
+        raise InputError(f"the recipe has {len(recipe.sources)} sources: method {recipe.method} takes one")
+    return _checked_source(recipe.sources[0], where)
 
 
 def _checked_source(source: SourceSection, where: Surroundings) -> TrainedNetwork:
@@ -242,9 +336,10 @@ def _recalibrate(module: nn.Module, section: DataSection, where: Surroundings) -
 
 
 def _trained(
-    recipe: Recipe, module: nn.Module, report: TransferReport | None, where: Surroundings, out: Path
+    recipe: Recipe, start: Start, where: Surroundings, out: Path
 ) -> tuple[History | None, dict[str, Any] | None]:
     """Train and test as the recipe says; a training that was interrupted goes on from its last epoch."""
+    module, steps = start.module, start.report.steps if isinstance(start.report, GrowthReport) else None
     if recipe.data is None:
         if recipe.training is not None:
             raise InputError("the recipe has training but no data: name a task, such as data: {task: digits}")
@@ -254,8 +349,9 @@ def _trained(
 
     task, history = where.data(recipe.data), None
     _require_scores(_try_out(module, task), recipe.target.model, task)
-    if recipe.training is not None:
-        groups = param_groups(module) if report is not None and recipe.training.random_lr is not None else None
+    # A method that trained between its steps is done.
+    if recipe.training is not None and steps is None:
+        groups = param_groups(module) if start.report is not None and recipe.training.random_lr is not None else None
         history = train(
             module,
             task,
@@ -271,6 +367,8 @@ def _trained(
     metrics: dict[str, Any] = {"test": evaluate(module, task.test, precision=precision), "data": task.fingerprint}
     if history is not None:
         metrics["training"] = history.to_dict(timings=False)
+    if steps is not None:
+        metrics["growth"] = steps
     return history, metrics
 
 
@@ -310,8 +408,8 @@ def checkpoint_folder(out: Path) -> Path:
     return out.with_name(f".{out.name}.checkpoint")
 
 
-def _write(result: Result, spec: NetworkSpec, module: nn.Module, where: Surroundings, force: bool) -> None:
-    out, report = result.folder, result.report
+def _write(result: Result, module: nn.Module, where: Surroundings, force: bool) -> None:
+    out, report, spec = result.folder, result.report, result.network
     recipe = moved(result.recipe, where.base, out)
     plan = result.recipe.plan
     if recipe.plan is not None:
@@ -363,8 +461,7 @@ def rehearse_recipe(recipe: Recipe, where: Surroundings) -> tuple[Plan, Transfer
         InputError: something in the recipe cannot be used.
     """
     parameters = read_parameters(recipe.method, recipe.parameters)
-    target = recipe.target
-    spec = network_spec(target.model, where.zoo, Options(target.classes, target.in_chans, target.img_size))
+    spec = target_network(recipe.target, where)
     trained = where.open(recipe.sources[0].path, recipe.sources[0].submodule)
     module = outline(spec, where.zoo, where.trust_code)
     theirs, ours = source_body(trained), module_body(module)

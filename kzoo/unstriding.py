@@ -27,6 +27,9 @@ def unstride(block: nn.Module, inputs: int, outputs: int, form: str) -> nn.Modul
     for name, part in block.named_modules():
         if isinstance(part, _CONVOLUTIONS):
             part.stride = (1,) * len(part.stride)
+        elif type(vars(part).get("stride")) is int:
+            # Blocks remember it without using it again.
+            part.stride = 1
         for switch in _SWITCHES:
             if isinstance(getattr(part, switch, None), bool):
                 setattr(part, switch, True)

@@ -133,7 +133,7 @@ def test_a_source_without_weights_is_refused():
 
 
 def test_a_target_that_does_not_fit_into_memory_is_refused_before_it_is_built(trained_file, monkeypatch):
-    monkeypatch.setattr("kzoo.building.free_memory", lambda: 100 * 2**20)
+    monkeypatch.setattr("kzoo.memory.free_memory", lambda: 100 * 2**20)
     with pytest.raises(InputError, match=r"timm:vit_large_patch16_224 needs 1\.1 GiB of memory, and 0\.1 GiB are free"):
         kzoo.transfer(trained_file, "timm:vit_large_patch16_224")
 

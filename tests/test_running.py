@@ -596,7 +596,7 @@ with new_folder(Path("out"), force=True) as folder:
 
 
 def test_what_a_control_group_leaves_counts_unused_pages_as_free(tmp_path):
-    from kzoo.building import _free_in_group
+    from kzoo.memory import _free_in_group
 
     for name, text in (("max", "1000"), ("current", "900"), ("stat", "anon 10\ninactive_file 300\n")):
         (tmp_path / f"memory.{name}").write_text(text)
@@ -672,7 +672,7 @@ def test_a_model_that_no_registry_holds_is_told_so(command, tmp_path):
 
 
 def test_a_plan_needs_no_memory_for_the_target(command, trained_file, tmp_path, monkeypatch):
-    monkeypatch.setattr("kzoo.building.free_memory", lambda: 2**20)
+    monkeypatch.setattr("kzoo.memory.free_memory", lambda: 2**20)
     for target in ("timm:resnet14t", "torchvision:regnet_y_400mf", "small:resnet-1x8"):
         assert command("transfer", trained_file, target, "--plan", tmp_path / "plan.json", "-q")[0] == 0
     code, _, said = command("transfer", trained_file, "timm:resnet14t", "--out", tmp_path / "o")

@@ -14,9 +14,10 @@ from kzoo.cli.common import Progress, as_json, complete_network, hint, open_zoo,
 from kzoo.errors import InputError
 
 if TYPE_CHECKING:
+    from kzoo.methods.growth import GrowthReport
     from kzoo.methods.surgery import PartReport
     from kzoo.methods.transfers import TransferReport
-    from kzoo.recipe import Recipe
+    from kzoo.recipe import Recipe, SourceSection
     from kzoo.running import Result, Surroundings
 
 _METHODS = ("dpiat", "by_name", "weight_selection", "random")
@@ -83,23 +84,23 @@ def transfer(directory: Path | None, /, source: str, target: str, out: Path | No
         raise InputError("--plan writes a plan and --from-plan reads one: give one of them")
     if out is not None:
         require_new(out, options["force"])
-    where = _surroundings(directory, options["trust_code"])
+    where = surroundings(directory, options["trust_code"])
     recipe = _recipe(source, target, options, where)
     if options["plan"] is not None:
         plan, report = rehearse_recipe(recipe, where)
         write_plan(plan, options["plan"])
         hint(f"The plan is in {options['plan']}.")
         if out is None:
-            _show(report, options["as_json"], options["quiet"])
+            show(report, options["as_json"], options["quiet"])
             return
     assert out is not None
     result = run_recipe(recipe, where, out, options["force"])
-    assert result.report is not None
-    _show(result.report, options["as_json"], options["quiet"])
-    _tell_loading(result)
+    show(result.report, options["as_json"], options["quiet"])
+    tell_loading(result)
 
 
-def _surroundings(directory: Path | None, trust_code: bool, base: Path | None = None) -> Surroundings:
+def surroundings(directory: Path | None, trust_code: bool, base: Path | None = None) -> Surroundings:
+    """What a command's recipe is run in."""
     from functools import cache
 
     from kzoo.running import Surroundings
@@ -113,24 +114,17 @@ def _recipe(source: str, target: str, options: dict[str, Any], where: Surroundin
     from kzoo.hashing import weights_sha256
     from kzoo.methods.plan import read_plan
     from kzoo.methods.transfers import read_parameters
-    from kzoo.recipe import DataSection, PlanSection, Recipe, SourceSection, TargetSection, is_no_path
+    from kzoo.recipe import DataSection, PlanSection, Recipe, TargetSection
     from kzoo.sources import Options
 
     method = options["method"]
     names = ("variant", "standardization", "matching", "operator")
     parameters = {name: options[name] for name in names if options[name] is not None}
-    parameters |= dict(_parameter(text) for text in options["more"])
+    parameters |= dict(parameter(text) for text in options["more"])
     read_parameters(method, parameters)
     sizes = {name: options[name] for name in ("classes", "in_chans", "img_size")}
     network_spec(target, where.zoo, Options(**sizes))
-    trained = where.open(source)
-    if trained.pinned is not None:
-        source = trained.pinned
-    elif trained.model is not None:
-        source = trained.model.architecture
-    elif not is_no_path(source):
-        source = str(Path(source).expanduser())
-    where.opened[source, trained.submodule] = trained
+    origin = source_section(source, where)
     plan = options["from_plan"]
     if plan is not None:
         read_plan(plan)
@@ -143,7 +137,7 @@ def _recipe(source: str, target: str, options: dict[str, Any], where: Surroundin
             channels=options["in_chans"] or 3,
         )
     return Recipe(
-        sources=[SourceSection(path=source, sha256=trained.sha256, submodule=trained.submodule)],
+        sources=[origin],
         target=TargetSection(model=target, seed=options["seed"], **sizes),
         method=method,
         parameters=parameters,
@@ -152,7 +146,23 @@ def _recipe(source: str, target: str, options: dict[str, Any], where: Surroundin
     )
 
 
-def _parameter(text: str) -> tuple[str, Any]:
+def source_section(source: str, where: Surroundings) -> SourceSection:
+    """A source as a recipe names it: of the Hub at its commit, of a registry by its name; it is opened once."""
+    from kzoo.recipe import SourceSection, is_no_path
+
+    trained = where.open(source)
+    if trained.pinned is not None:
+        source = trained.pinned
+    elif trained.model is not None:
+        source = trained.model.architecture
+    elif not is_no_path(source):
+        source = str(Path(source).expanduser())
+    where.opened[source, trained.submodule] = trained
+    return SourceSection(path=source, sha256=trained.sha256, submodule=trained.submodule)
+
+
+def parameter(text: str) -> tuple[str, Any]:
+    """A parameter of a method, written as NAME=VALUE."""
     import yaml
 
     name, equals, value = text.partition("=")
@@ -162,9 +172,18 @@ def _parameter(text: str) -> tuple[str, Any]:
     raise InputError(f"parameter {text!r:.80} is not NAME=VALUE, such as rescale=false")
 
 
-def _show(report: TransferReport, as_json: bool, quiet: bool) -> None:
+def show(report: TransferReport | GrowthReport | None, as_json: bool, quiet: bool) -> None:
+    """Print what a method did; nothing where there is no report."""
+    if report is None:
+        return
     if as_json:
         print_json(report.to_dict())
+        return
+    from kzoo.cli.growing import show_growth
+    from kzoo.methods.growth import GrowthReport
+
+    if isinstance(report, GrowthReport):
+        show_growth(report, quiet)
         return
     if not quiet:
         print_table(_rows(report.parts), ("target", "from", "shape", "written", "what"), right=("written",))
@@ -209,11 +228,12 @@ def _share(part: PartReport) -> float:
     return part.overwritten / part.entries if part.entries else 0.0
 
 
-def _tell_loading(result: Result) -> None:
-    library = result.recipe.target.model.partition(":")[0]
+def tell_loading(result: Result) -> None:
+    """Tell how the model of a result is loaded."""
+    network = result.network
     call = f'timm.create_model("local-dir:{result.folder}", pretrained=True)'
-    if not library.startswith("timm"):
-        call = f"kzoo.load({str(result.folder)!r}{', trust_code=True' if library == 'py' else ''})"
+    if network.library != "timm" or network.edits:
+        call = f"kzoo.load({str(result.folder)!r}{', trust_code=True' if network.library == 'py' else ''})"
     hint(f"Load it: {call}")
 
 
@@ -288,7 +308,7 @@ def _run_recipe(directory: Path | None, recipe: Path, out: Path, force: bool, tr
 
     wanted = read_recipe(recipe)
     try:
-        result = run_recipe(wanted, _surroundings(directory, trust_code, recipe.parent), out, force)
+        result = run_recipe(wanted, surroundings(directory, trust_code, recipe.parent), out, force)
     except KeyboardInterrupt:
         if checkpoint_folder(out).exists():
             hint("\nThe training is kept up to its last whole epoch: the same command goes on from there.")
@@ -299,14 +319,13 @@ def _run_recipe(directory: Path | None, recipe: Path, out: Path, force: bool, tr
         report = None if result.report is None else result.report.to_dict()
         print_json({"folder": str(out), "recipe": result.recipe.digest, "report": report, "metrics": result.metrics})
         return
-    if result.report is not None:
-        _show(result.report, False, quiet=True)
+    show(result.report, False, quiet=True)
     if result.history is not None:
         _print_history(result.history)
     if result.metrics is not None:
         test = result.metrics["test"]
         click.echo(f"accuracy on {test['images']:,} test images: {test['accuracy']:.2%}")
-    _tell_loading(result)
+    tell_loading(result)
 
 
 def _print_history(history: Any) -> None:

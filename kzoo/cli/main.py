@@ -16,6 +16,7 @@ import kzoo
 from kzoo.cli.carrying import run as run_recipe
 from kzoo.cli.carrying import transfer
 from kzoo.cli.curves import curves
+from kzoo.cli.growing import deepen, widen
 from kzoo.cli.hub import pull
 from kzoo.cli.papers import report
 from kzoo.cli.publishing import card, lineage, publish, rebuild
@@ -65,6 +66,8 @@ for command in (
     recommend,
     compare,
     transfer,
+    widen,
+    deepen,
     run_recipe,
     curves,
     list_models,

@@ -94,6 +94,7 @@ def deepen_module(
     at: str | Sequence[str] = ALL,
     *,
     calibration: Tensor | None = None,
+    example: Tensor | None = None,
     kind: Kind = "auto",
     norm: bool | None = None,
     init: Init = "fresh",
@@ -106,7 +107,8 @@ def deepen_module(
     every stage by one block, or, in a network without residual stages, every resolution by one identity layer.
 
     ``calibration`` are images ready for the network (N x C x H x W, floats, normalised); needed where a batch
-    normalisation is inserted, and for training mode where one is on the shortcut of a block (as in RepVGG). ``norm`` says
+    normalisation is inserted, and for training mode where one is on the shortcut of a block (as in RepVGG). Without them the
+    network is run on ``example``, or on noise of the size that it seems to take. ``norm`` says
     whether an identity layer has one (None: as the layer before it). ``kind`` ``"residual"`` puts a residual layer of zero
     output behind any layer. ``init`` is what the parameters of a new block that need not vanish hold: fresh values by
     ``seed``, or a copy of the block that it is like.
@@ -118,14 +120,17 @@ def deepen_module(
         if value not in known:
             raise InputError(f"{name}={value!r} is not possible: expected one of {', '.join(known)}")
     images = _checked(calibration)
-    images = example_images(module) if images is None else images.to(*place(module))
+    if images is None:
+        images = example_images(module) if example is None else example
+    images = images.to(*place(module))
     work = _Work(copied(module), images, calibration is not None, norm, init, seed)
     if at == ALL:
         work.everywhere(kind)
     else:
-        for name in [at] if isinstance(at, str) else at:
-            find_module(work.module, name)
-            work.at(name, kind)
+        # A layer that is put into a chain changes the names behind it.
+        parts = [find_module(work.module, name) for name in ([at] if isinstance(at, str) else at)]
+        for part in parts:
+            work.at(work.name_of(part), kind)
     for remembered, key, tensor in computed_tensors(work.module):
         # It would keep the graph of a pass, and nobody could copy the module.
         remembered[key] = tensor.detach()
@@ -171,7 +176,7 @@ class _Work:
             stages = [str(edit["stage"]) for edit in self.edits]
             for block in lone_blocks(self.module, self.probe, stages, self.shapes):
                 # Names behind one that was put into a chain are others by now.
-                name = self._name(block)
+                name = self.name_of(block)
                 self._try(name, [{"edit": "insert", "after": name, "like": name}])
         if not self.edits:
             for output in resolutions(survey(self.module, self.probe), _IDEMPOTENT if kind != "residual" else None):
@@ -195,13 +200,14 @@ class _Work:
                 return
 
     def _insert_or_skip(self, output: Output, kind: Kind) -> None:
-        name = self._name(output.module)
+        name = self.name_of(output.module)
         try:
             self._insert_layer(name, kind)
         except InputError as reason:
             self.skipped[name] = str(reason)
 
-    def _name(self, part: nn.Module) -> str:
+    def name_of(self, part: nn.Module) -> str:
+        """What a part is called by now."""
         names: dict[nn.Module, str] = {one: name for name, one in self.module.named_modules()}
         return names[part]
 

@@ -23,7 +23,6 @@ def equal_architecture(module: nn.Module) -> str | None:
     Candidates are those of the module's own family, nearest name first, built without memory for weights. None where
     there is none.
     """
-    wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     for name, build in _candidates(module):
         try:
             with without_weights(on_cpu=name.partition(":")[2].startswith("regnet")):
@@ -32,17 +31,23 @@ def equal_architecture(module: nn.Module) -> str | None:
             Exception
         ):  # constructors raise what they like, for a number of classes or channels that they do not take
             continue
-        found = {key: tuple(value.shape) for key, value in other.state_dict().items()}
-        if found == wanted and _settings(other) == _settings(module):
+        if is_same(module, other):
             return name
     return None
+
+
+def is_same(module: nn.Module, other: nn.Module) -> bool:
+    """Whether two networks have the same parts, under the same names, of the same shapes and settings."""
+    shapes, others = ({key: value.shape for key, value in one.state_dict().items()} for one in (module, other))
+    return shapes == others and _settings(module) == _settings(other)
 
 
 def _settings(module: nn.Module) -> list[tuple[str, type[nn.Module], dict[str, Any]]]:
     return [
         (name, type(part), {key: value for key, value in vars(part).items() if _counts(key, value)})
         for name, part in module.named_modules()
-        if "drop" not in type(part).__name__.lower()
+        # One network may have no module where another has one that does nothing.
+        if "drop" not in type(part).__name__.lower() and not isinstance(part, nn.Identity)
     ]
 
 

@@ -115,7 +115,15 @@ def read_parameters(name: str, values: Mapping[str, Any]) -> BaseModel:
     Raises:
         InputError: the method is unknown, or a parameter is unknown or has a value that it cannot have.
     """
-    model = transfer_method(name).parameters
+    return checked_parameters(name, transfer_method(name).parameters, values)
+
+
+def checked_parameters(name: str, model: type[BaseModel], values: Mapping[str, Any]) -> BaseModel:
+    """The parameters of the method ``name``, whose model is ``model``.
+
+    Raises:
+        InputError: one is unknown or has a value that it cannot have.
+    """
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:

@@ -18,13 +18,13 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from kzoo.edits import Edit, replace_tensors, resize, resize_edit, unsaved_buffers
 from kzoo.errors import InputError
 from kzoo.graph import Axis, ChannelGraph, Share, channel_graph, groups_of
 from kzoo.graph.attributes import ambiguous_attributes, changed_attributes
 from kzoo.graph.program import forget_caches
 from kzoo.graph.sizes import new_size, positions, sources
 from kzoo.methods.checking import Difference, Run, compare
-from kzoo.methods.structure import Edit, replace_tensors, resize, resize_edit, unsaved_buffers
 from kzoo.methods.widths import Ties, by_factor, by_name, ties
 
 Division = Literal["unequal", "equal"]

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from kzoo.edits import meant
 from kzoo.errors import InputError
 from kzoo.graph import Axis, ChannelGraph, Group, Product, Sum, groups_of, reasons_of
 from kzoo.graph.sizes import new_size
-from kzoo.methods.structure import meant
 
 _MOST_FACTOR = 1024
 

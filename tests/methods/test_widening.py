@@ -14,8 +14,8 @@ from timm.layers import ScaledStdConv2d, StdConv2d
 from torch import Tensor, nn
 
 from benchmarks.realistic import make_realistic, without_chance
+from kzoo.edits import apply_edits
 from kzoo.errors import InputError
-from kzoo.methods.structure import apply_edits
 from kzoo.methods.widening import Choices, Widening, widen_module
 from tests.growing import NETWORKS, Attention, Flattened, Grouped, Residual, difference, image, linears
 
@@ -346,10 +346,10 @@ def resized(**changes: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("edits", "message"),
     [
-        ("resize", "must be a list"),
-        ([3], "no known kind"),
-        ([{"edit": "run"}], "no known kind"),
-        (resized(command="x"), "no known kind"),
+        ("resize", "expected a list"),
+        ([3], "expected a mapping"),
+        ([{"edit": "run"}], "expected one of append, insert, resize"),
+        (resized(command="x"), "'command' is unknown"),
         (resized(modules=[1]), "must be mappings"),
         (resized(modules={"stom": {"out_channels": 8}}), "nearest: stem"),
         (resized(modules={"stem": 3}), "mapping from attributes"),

@@ -1,11 +1,7 @@
-"""Edits of a network's structure as data: which attributes and tensors have which sizes; JSON can hold them.
-
-`apply_edits` makes of a freshly built network one of the edited structure, without the edited weights.
-"""
+"""Edits that make a network wider: attributes of modules and tensors get new sizes."""
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kzoo.building import require_memory
+from kzoo.edits.finding import meant
+from kzoo.edits.values import Edit, require_keys
 from kzoo.errors import InputError
 from kzoo.graph.attributes import is_channel_name
+from kzoo.memory import require_memory
 
-Edit = dict[str, Any]
 #: More entries than any network that this machine could hold has in one tensor, and more than any layer has channels.
 _MOST_ENTRIES = 2**33
 _MOST_SIZE = 2**24
 _BYTES = 4
-_KEYS = {"edit", "modules", "tensors"}
 
 
 def resize_edit(attributes: Mapping[str, Mapping[str, Any]], shapes: Mapping[str, Sequence[int]]) -> Edit:
@@ -34,24 +30,16 @@ def resize_edit(attributes: Mapping[str, Mapping[str, Any]], shapes: Mapping[str
     return {"edit": "resize", "modules": modules, "tensors": {name: list(shape) for name, shape in shapes.items()}}
 
 
-def apply_edits(module: nn.Module, edits: object) -> nn.Module:
-    """Change the structure of ``module`` in place as the ``edits`` say, in order, and give it back.
+def apply_resize(module: nn.Module, edit: Mapping[str, Any]) -> None:
+    """Carry a ``resize`` out, in place.
 
     Tensors of another shape repeat the module's own entries, so that buffers that no file holds keep their meaning;
     weights are to be loaded afterwards.
 
     Raises:
-        InputError: an edit is of no known kind, or names what the module does not have or what no edit may change.
-            Nothing is changed then by that edit.
+        InputError: it names what the module does not have, or what no edit may change. Nothing is changed then.
     """
-    if not isinstance(edits, (list, tuple)):
-        raise InputError(
-            f"edits must be a list, not {type(edits).__name__}: take those of a model folder's config.json"
-        )
-    for edit in edits:
-        modules, tensors = _checked(module, edit)
-        resize(module, modules, tensors)
-    return module
+    resize(module, *_checked(module, edit))
 
 
 def resize(module: nn.Module, modules: Mapping[str, Mapping[str, Any]], tensors: Mapping[str, Sequence[int]]) -> None:
@@ -106,10 +94,8 @@ def _repeated(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     return found.clone()
 
 
-def _checked(module: nn.Module, edit: object) -> tuple[dict[str, dict[str, Any]], dict[str, list[int]]]:
-    if not isinstance(edit, Mapping) or edit.get("edit") != "resize" or not edit.keys() <= _KEYS:
-        kind = edit.get("edit") if isinstance(edit, Mapping) else edit
-        raise InputError(f"the edit {str(kind)!r:.80} is of no known kind: expected resize, with modules and tensors")
+def _checked(module: nn.Module, edit: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, list[int]]]:
+    require_keys(edit, {"edit"}, {"modules", "tensors"})
     modules, tensors = edit.get("modules", {}), edit.get("tensors", {})
     if not isinstance(modules, Mapping) or not isinstance(tensors, Mapping):
         raise InputError("an edit's modules and tensors must be mappings from names")
@@ -169,9 +155,3 @@ def _check_shape(name: str, old: tuple[int, ...], new: object) -> None:
         raise InputError(
             f"an edit gives {name!r:.200} the shape {list(new)}, smaller than {list(old)}: only wider ones are known"
         )
-
-
-def meant(name: object, known: Iterable[str]) -> str:
-    """A hint with the nearest of the known names."""
-    close = difflib.get_close_matches(str(name), list(known), 3, 0.4)
-    return f"; nearest: {', '.join(close)}" if close else ""

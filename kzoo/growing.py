@@ -1,0 +1,131 @@
+"""Grow networks: ``kzoo.widen`` and ``kzoo.deepen``, and what a grown network is called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from kzoo.building import NetworkSpec
+from kzoo.carrying import remember
+from kzoo.errors import InputError
+from kzoo.methods.equality import equal_architecture, is_same
+from kzoo.methods.growth import GROWTH, Growth, Material, grow
+from kzoo.methods.transfers import checked_parameters
+from kzoo.readers.files import SMALL
+from kzoo.readers.module import without_weights
+from kzoo.sources import small_module
+from kzoo.training.evaluation import place
+
+_SMALL_SIZE = 16
+_MOST_DEPTH = 9
+
+
+def widen(
+    module: nn.Module,
+    to: float | Mapping[str, int] = 1.5,
+    *,
+    method: Literal["net2wider", "random_pad"] = "net2wider",
+    example: Tensor | None = None,
+    **parameters: Any,
+) -> nn.Module:
+    """A wider copy of a network that gives the same outputs (Net2WiderNet, arXiv 1511.05641, section 2.2).
+
+    ``to`` is a factor for all that can be widened (rounded up to a whole one where a norm forces that), or the new widths
+    of layers by name; layers whose channels are tied to those grow with them. ``parameters`` are the method's
+    (`kzoo.methods.growth.WidenParameters`): ``division="equal"``, ``noise=0.01``, ``seed=1``. ``example`` is an input to
+    trace and to check with (N x C x H x W, 2 or more); by default noise of the size that the network takes.
+    `kzoo.report` tells what grew, and what did not and why.
+
+    Raises:
+        InputError: the network cannot be traced, nothing can be widened so, a width is below the present one, or a layer
+            is unknown.
+    """
+    _require_module(module)
+    if method not in ("net2wider", "random_pad"):
+        raise InputError(f"method {method!r:.80} does not widen: expected net2wider or random_pad")
+    wanted = dict(to) if isinstance(to, Mapping) else to
+    return _grown(method, module, {"to": wanted} | parameters, Material(example=example))
+
+
+def deepen(
+    module: nn.Module,
+    at: str | Sequence[str] = "all",
+    *,
+    method: Literal["net2deeper", "dils"] = "net2deeper",
+    calibration: Tensor | None = None,
+    example: Tensor | None = None,
+    **parameters: Any,
+) -> nn.Module:
+    """A deeper copy of a network, which gives the same outputs (Net2DeeperNet, arXiv 1511.05641, section 2.3).
+
+    ``at`` names places: a stage (a block like its last is appended), a block, or a layer; ``"all"`` is every stage.
+    ``calibration`` are images ready for the network (N x C x H x W floats), needed where a batch normalisation is put
+    behind an activation, and by ``method="dils"``, which solves for the weights of the new layers so that they hand on
+    what was there as nearly as they can (reconstructed from the abstract of the paper). ``parameters`` are the method's
+    (`kzoo.methods.growth.DeepenParameters`, ``DilsParameters``). Without calibration images the network is run on
+    ``example``, or on noise of the size that it takes. `kzoo.report` tells what was added, and what was not and why.
+
+    Raises:
+        InputError: a name is unknown, the function cannot be preserved there, or images are needed.
+    """
+    _require_module(module)
+    if method not in ("net2deeper", "dils"):
+        raise InputError(f"method {method!r:.80} does not deepen: expected net2deeper or dils")
+    places = at if isinstance(at, str) else list(at)
+    return _grown(method, module, {"at": places} | parameters, Material(calibration, example))
+
+
+def _require_module(module: object) -> None:
+    if not isinstance(module, nn.Module):
+        raise InputError(
+            f"a torch module is needed, not {type(module).__name__}: kzoo.load(DIR) gives that of a folder, and the commands "
+            "'kzoo widen' and 'kzoo deepen' take files"
+        )
+
+
+def _grown(method: str, module: nn.Module, parameters: Mapping[str, Any], material: Material) -> nn.Module:
+    checked = checked_parameters(method, GROWTH[method].parameters, parameters)
+    found = grow(method, module, checked, material)
+    remember(found.module, found.report.shares, found.report)
+    return found.module
+
+
+def grown_network(spec: NetworkSpec, found: Growth) -> NetworkSpec:
+    """What a network has become: one with a name of its own, where there is one like it, else ``spec`` with more edits."""
+    name = equal_architecture(found.module) if spec.library != SMALL else _small_twin(spec, found.module)
+    if name is not None:
+        library, _, own = name.partition(":")
+        return NetworkSpec(library, own, spec.options)
+    return replace(spec, edits=(*spec.edits, *found.edits))
+
+
+def _small_twin(spec: NetworkSpec, module: nn.Module) -> str | None:
+    """The small network of the same family that a grown one has become."""
+    family = spec.name.rpartition("-")[0]
+    convolutions = [part for part in module.modules() if isinstance(part, nn.Conv2d)]
+    widths = dict.fromkeys(part.out_channels for part in convolutions[:2])
+    for width in widths:
+        for depth in range(1, _MOST_DEPTH + 1):
+            name = f"{family}-{depth}x{width}"
+            try:
+                with without_weights():
+                    other = small_module(name, spec.options)
+            except InputError:
+                continue
+            if is_same(module, other):
+                return f"{SMALL}:{name}"
+    return None
+
+
+def example_of(spec: NetworkSpec, module: nn.Module) -> Tensor | None:
+    """Noise of the size that a network takes, where that is known without asking the network: 2 x C x H x W."""
+    size = _SMALL_SIZE if spec.library == SMALL else spec.options.img_size
+    if size is None:
+        return None
+    channels = next((part.in_channels for part in module.modules() if isinstance(part, nn.Conv2d)), 3)
+    device, dtype = place(module)
+    return torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0)).to(device, dtype)
