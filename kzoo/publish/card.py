@@ -96,7 +96,8 @@ def _content(facts: CardFacts) -> dict[str, Any]:
 def _summary(facts: CardFacts, method: Method) -> Iterable[str]:
     """What it is, in a few sentences."""
     classes = f" for {facts.classes:,} classes" if facts.classes else ""
-    yield f"{code(facts.network)} with {facts.parameters:,} parameters{classes}."
+    changed = f", changed by {counted(facts.edits, 'edit')}," if facts.edits else ""
+    yield f"{code(facts.network)}{changed} with {facts.parameters:,} parameters{classes}."
     training = ""
     if facts.data is not None and facts.epochs:
         training = f"trained on {code(facts.data.task)} for {counted(facts.epochs, 'epoch')}"
@@ -236,7 +237,8 @@ def _not_transferred(facts: CardFacts) -> Safe | None:
     found = facts.transferred
     if found is None or facts.relation is None:
         return None
-    rest_of_it = "; the rest began at random" if found.share < 1 else ""
+    grown = method_of(facts.method).grows
+    rest_of_it = f"; the rest {'is new' if grown else 'began at random'}" if found.share < 1 else ""
     share = f"{_percent(found.share)} of the learned entries come from the {_sources(facts)}{rest_of_it}."
     kinds = (("everything", found.whole), ("a part", found.part), ("nothing", len(found.nothing)))
     first, *rest = [(what, number) for what, number in kinds if number]
@@ -253,24 +255,28 @@ def _sources(facts: CardFacts) -> str:
 def _limits(facts: CardFacts) -> Iterable[Safe]:
     """What a user must not expect."""
     if facts.metrics is None:
-        kind = "random" if facts.relation is None else "carried"
-        yield Safe(
-            "It was not tested."
-            if facts.epochs
-            else f"It was neither trained since nor tested: {kind} weights are a start for training, and no use as they are."
-        )
+        yield Safe("It was not tested." if facts.epochs else _untested(facts))
     else:
         yield Safe(
             f"{'One training with one seed, ' if facts.epochs else 'Not trained since, '}tested on "
             f"{facts.metrics.images:,} images: the intervals say how much the choice of these images matters, and nothing "
             "of other seeds."
         )
-    if facts.metrics is None and facts.relation == "finetune" and facts.recalibration is None and not facts.epochs:
+    carried = facts.metrics is None and facts.relation == "finetune" and not method_of(facts.method).grows
+    if carried and facts.recalibration is None and not facts.epochs:
         yield Safe("Statistics of batch normalisation may not fit: measure them anew on images of your own.")
     if facts.data is not None:
         yield Safe(f"It knows {code(facts.data.task)} only: nothing is known of how it does on other images.")
     if facts.network.startswith("py:"):
         yield Safe("Its network is built by code that is not in this repository.")
+
+
+def _untested(facts: CardFacts) -> str:
+    """What weights are good for that were neither trained nor tested."""
+    if method_of(facts.method).grows:
+        return "It was neither trained since nor tested: it is at most as good as its source, until it is trained."
+    kind = "random" if facts.relation is None else "carried"
+    return f"It was neither trained since nor tested: {kind} weights are a start for training, and no use as they are."
 
 
 def _input_text(facts: CardFacts) -> Safe | None:

@@ -161,6 +161,7 @@ class CardFacts:
     repository: str | None
     library: str
     network: str
+    edits: int
     parameters: int
     classes: int | None
     labels: tuple[str, ...]
@@ -171,6 +172,7 @@ class CardFacts:
     relation: str | None
     plan: bool
     transferred: Transferred | None
+    calibration: Images | None
     recalibration: Images | None
     data: Images | None
     training: Mapping[str, Any] | None
@@ -215,6 +217,7 @@ class _Config(_Section):
     num_classes: int | None = Field(default=None, ge=0)
     model_args: dict[str, Any] = {}
     label_names: list[str] = []
+    edits: list[dict[str, Any]] = []
     kzoo: _Origin = Field(description="What kzoo transfer and kzoo run write of the weights")
 
 
@@ -280,6 +283,7 @@ def read_facts(
         repository=repository,
         library=config.library_name,
         network=found.network,
+        edits=len(config.edits),
         parameters=weights.architecture().entries,
         classes=_classes(config, recipe),
         labels=tuple(config.label_names),
@@ -290,6 +294,7 @@ def read_facts(
         relation=_relation(recipe),
         plan=recipe.plan is not None,
         transferred=_transferred(config.kzoo.transferred, weights),
+        calibration=_images(recipe.calibration),
         recalibration=_images(recipe.recalibrate),
         data=_images(recipe.data),
         training=recipe.training.model_dump() if recipe.training is not None else None,

@@ -161,7 +161,7 @@ def license_parts(facts: CardFacts) -> list[Part]:
         for parent in facts.parents
         if facts.relation is not None
     ]
-    data = [facts.data, facts.recalibration]
+    data = [facts.data, facts.recalibration, facts.calibration]
     return [*models, *(data_part(images.task) for images in data if images is not None)]
 
 

@@ -48,11 +48,15 @@ class Paper:
 
 @dataclass(frozen=True)
 class Method:
-    """What people call a method, what it does in one clause, and its paper; baselines of kzoo's own have none."""
+    """What people call a method, what it does in one clause, and its paper; baselines of kzoo's own have none.
+
+    ``grows`` says that the source's own network is made larger, so that its weights stay where they were.
+    """
 
     name: str
     does: str
     paper: Paper | None = None
+    grows: bool = False
 
 
 _DPIAT = Paper(
@@ -147,10 +151,14 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "weight selection", "carries evenly spaced entries of a larger network", _WEIGHT_SELECTION
         ),
         "random": Method("random initialisation", "carries nothing"),
-        "random_pad": Method("random padding", "pads weights with random entries"),
-        "net2wider": Method("Net2WiderNet", "splits units, so that the wider network computes the same", _NET2NET),
-        "net2deeper": Method("Net2DeeperNet", "inserts layers that change nothing at first", _NET2NET),
-        "dils": Method("DILS", "inserts layers and fits them to the features of the shallower network", _DILS),
+        "random_pad": Method("random padding", "pads weights with random entries", grows=True),
+        "net2wider": Method(
+            "Net2WiderNet", "splits units, so that the wider network computes the same", _NET2NET, grows=True
+        ),
+        "net2deeper": Method("Net2DeeperNet", "inserts layers that change nothing at first", _NET2NET, grows=True),
+        "dils": Method(
+            "DILS", "inserts layers and fits them to the features of the shallower network", _DILS, grows=True
+        ),
         "weight_sum": Method("weight summation", "adds up the weights of its sources", _FUSION),
         "nonessential": Method(
             "replacing nonessential weights", "changes the weights that the first source needs least", _FUSION

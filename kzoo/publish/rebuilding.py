@@ -20,7 +20,7 @@ from kzoo.hub.repositories import Repository, read_repository
 from kzoo.layout import ENVIRONMENT, PLAN, RECIPE, WEIGHTS
 from kzoo.model_folder import load
 from kzoo.publish.trust import require_harmless
-from kzoo.recipe import Recipe, library_versions, read_recipe
+from kzoo.recipe import IMAGES, Recipe, library_versions, read_recipe
 from kzoo.running import Surroundings, run_recipe
 from kzoo.zoo import Zoo
 
@@ -155,7 +155,7 @@ def _with_data(recipe: Recipe, data: Path | None) -> Recipe:
     root = str(data.resolve())
     changes = {
         name: section.model_copy(update={"root": root})
-        for name in ("data", "recalibrate")
+        for name in IMAGES
         if (section := getattr(recipe, name)) is not None
     }
     return recipe.model_copy(update=changes)

@@ -16,7 +16,7 @@ from kzoo.hub.repositories import is_commit
 from kzoo.layout import PLAN
 from kzoo.readers.files import SMALL
 from kzoo.readers.libraries import LIBRARIES
-from kzoo.recipe import DataSection, Recipe, plain_task, public_path
+from kzoo.recipe import IMAGES, DataSection, Recipe, plain_task, public_path
 
 #: By field: more than any result that is worth publishing needs.
 _MOST = {
@@ -33,7 +33,7 @@ _MOST = {
     "threads": 512,
     "warmup_steps": 10_000_000,
 }
-_NUMBERED = ("target", "data", "recalibrate", "training")
+_NUMBERED = ("target", *IMAGES, "training")
 _MOST_IMAGES = 8 * 10**9
 _MOST_TEXT, _MOST_PARAMETERS = 10_000, 100
 
@@ -52,7 +52,7 @@ def public_recipe(recipe: Recipe) -> Recipe:
     """A recipe without places on this machine: of a file only its name is left, of data folders nothing."""
     sources = [source.model_copy(update={"path": public_path(source.path)}) for source in recipe.sources]
     changes: dict[str, object] = {"sources": sources}
-    for name in ("data", "recalibrate"):
+    for name in IMAGES:
         section = getattr(recipe, name)
         if section is not None:
             changes[name] = section.model_copy(update={"root": None, "task": _public_task(section.task)})
@@ -81,7 +81,7 @@ def _faults(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield "target.model", f"{recipe.target.model!r:.80} names no network of timm, torchvision or kzoo"
     if recipe.plan is not None and recipe.plan.path != PLAN:
         yield "plan.path", f"{recipe.plan.path!r:.80} leads elsewhere than to {PLAN} beside the recipe"
-    for name in ("data", "recalibrate"):
+    for name in IMAGES:
         section = getattr(recipe, name)
         yield from ((f"{name}.{field}", problem) for field, problem in _data_faults(section)) if section else ()
     yield from _number_faults(recipe)
