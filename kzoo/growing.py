@@ -106,8 +106,10 @@ def grown_network(spec: NetworkSpec, found: Growth) -> NetworkSpec:
 def _small_twin(spec: NetworkSpec, module: nn.Module) -> str | None:
     """The small network of the same family that a grown one has become."""
     family = spec.name.rpartition("-")[0]
-    convolutions = [part for part in module.modules() if isinstance(part, nn.Conv2d)]
-    widths = dict.fromkeys(part.out_channels for part in convolutions[:2])
+    convolutions = [part.out_channels for part in module.modules() if isinstance(part, nn.Conv2d)]
+    # Networks of linear layers alone have the width of their first.
+    linear = [part.out_features for part in module.modules() if isinstance(part, nn.Linear)]
+    widths = dict.fromkeys((convolutions or linear)[:2])
     for width in widths:
         for depth in range(1, _MOST_DEPTH + 1):
             name = f"{family}-{depth}x{width}"

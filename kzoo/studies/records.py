@@ -20,8 +20,10 @@ def told_of(result: Result) -> Record:
     ``tests`` are all of them: step, accuracy, loss. Of a network that was grown: ``network``, its model and the edits of its
     structure; ``parameters``, how many it has; ``insertions``, of DILS; and of DILS's loop ``loop``, what each step did.
     """
-    history, metrics = result.history, result.metrics
-    training, grown = result.recipe.training, getattr(result.report, "steps", None)
+    history, metrics, training = result.history, result.metrics, result.recipe.training
+    # What a transfer reports has none of these.
+    report: Any = result.report if hasattr(result.report, "insertions") else None
+    loop = None if report is None else report.steps
     told: Record = {}
     if history is not None:
         told["epochs"] = [round(epoch.test_accuracy, 6) for epoch in history.epochs]
@@ -29,12 +31,10 @@ def told_of(result: Result) -> Record:
             told["tests"] = [_test(each.step, each.test_accuracy, each.test_loss) for each in history.evaluations]
     elif metrics is not None:
         test = metrics["test"]
-        told["tests"] = [_test(0 if grown is None else loop_steps(grown), test["accuracy"], test["loss"])]
-        if grown is not None:
+        told["tests"] = [_test(0 if loop is None else loop_steps(loop), test["accuracy"], test["loss"])]
+        if loop is not None:
             told["epochs"] = [round(test["accuracy"], 6)]
-    if hasattr(result.report, "insertions"):
-        told |= _growth(result.report, result)
-    return told
+    return told if report is None else told | _growth(report, result)
 
 
 def _test(step: int, accuracy: float, loss: float) -> list[float]:
@@ -62,14 +62,14 @@ def _growth(report: GrowthReport, result: Result) -> Record:
 
 def loop_steps(loop: Mapping[str, Any]) -> int:
     """How many steps DILS's loop has trained in all, by what it tells of itself."""
-    return sum(step["epochs"][-1]["step"] for step in loop["steps"] if step.get("epochs"))
+    return sum(int(step["epochs"][-1]["step"]) for step in loop["steps"] if step.get("epochs"))
 
 
 def mean_accuracy(record: Mapping[str, Any]) -> float:
     """The mean accuracy over a training's tests, without that before the first step; 0 of a run that diverged."""
     if record["diverged"] is not None:
         return 0.0
-    return statistics.mean(accuracy for step, accuracy, _ in record["tests"] if step > 0)
+    return float(statistics.mean(accuracy for step, accuracy, _ in record["tests"] if step > 0))
 
 
 def accuracy_after(record: Mapping[str, Any], epoch: int) -> float:

@@ -111,13 +111,11 @@ class Profile(Section):
 
     @model_validator(mode="after")
     def _unique(self) -> Profile:
-        for what, values in (
-            ("seeds", self.seeds),
-            ("sweep.seeds", self.sweep.seeds),
-            ("sweep.rates", self.sweep.rates),
-            *((f"cases.{name}.teachers", case.teachers) for name, case in self.cases.items()),
-        ):
-            require_unique(what, values)
+        for what, seeds in (("seeds", self.seeds), ("sweep.seeds", self.sweep.seeds)):
+            require_unique(what, seeds)
+        require_unique("sweep.rates", self.sweep.rates)
+        for name, case in self.cases.items():
+            require_unique(f"cases.{name}.teachers", case.teachers)
         if set(self.seeds) & set(self.sweep.seeds):
             raise fault("seeds and sweep.seeds share a seed: the picked rate must know nothing of the runs that count")
         return self

@@ -66,7 +66,7 @@ def _steps_bars(results: Results, case: str) -> dict[str, Any]:
     for level in results.profile.levels:
         points = []
         for arm in results.profile.cases[case].arms:
-            counts = np.mean([results.steps(way, level).count for way in results.ways(case, arm)], axis=0)
+            counts = np.mean([results.steps(way, level).counts for way in results.ways(case, arm)], axis=0)
             interval = over_seeds(counts)
             ends = {
                 end: None if interval[end] is None else round(float(interval[end] or 0), 2) for end in ("low", "high")
@@ -127,7 +127,7 @@ def _arm_row(results: Results, way: Way, use: Use) -> list[str]:
     row = [way.teacher, way.arm, f"{results.rates[way][use]:g}", _accuracy(results, way, 0, use)]
     for level in results.profile.levels:
         steps = results.steps(way, level, use)
-        row.append(f"{_spread(steps.count, _whole)} ({int((~steps.without).sum())}/{len(steps.without)})")
+        row.append(f"{_spread(steps.counts, _whole)} ({int((~steps.without).sum())}/{len(steps.without)})")
     return [*row, _accuracy(results, way, 1, use), _accuracy(results, way, None, use)]
 
 

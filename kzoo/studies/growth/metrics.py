@@ -90,7 +90,7 @@ def _share_of_steps(results: Results, claim: Claim) -> _Measured:
     for way, other in zip(ways, theirs, strict=True):
         ours, others = results.steps(way, of.level, of.rate), results.steps(other, of.level, of.rate)
         # One that is there from the start needs no step, of which no share can be taken.
-        rows.append(ours.count / np.maximum(others.count, 1))
+        rows.append(ours.counts / np.maximum(others.counts, 1))
         without, without_theirs = without + int(ours.without.sum()), without_theirs + int(others.without.sum())
     counts = _counts(results, ways) | {f"{of.arm} without it": without, f"{of.against} without it": without_theirs}
     return _Measured(np.stack(rows), counts | _diverged(results, of.rate, *ways, *theirs))

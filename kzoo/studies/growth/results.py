@@ -25,7 +25,7 @@ USES: tuple[Use, ...] = ("own", "equal")
 class Steps(NamedTuple):
     """Steps to an accuracy by seed, and which runs never had it: those count as their whole training."""
 
-    count: Array
+    counts: Array
     without: NDArray[np.bool_]
 
 

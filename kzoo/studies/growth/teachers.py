@@ -25,23 +25,22 @@ def carry_out(run: Run) -> None:
     profile: Profile = run.profile
     told = {name: _told(load_data(section, run.base)) for name, section in profile.data.items()}
     seeds = [*profile.seeds, *profile.sweep.seeds]
-    labels = [{"teacher": name, "seed": seed} for name in profile.teachers for seed in seeds]
+    chosen = [(name, seed) for name in profile.teachers for seed in seeds]
     units = [
-        Unit(run_name(None, label["teacher"], str(label["seed"])), _recipe(profile, told, **label), keep=True)
-        for label in labels
+        Unit(run_name(None, name, str(seed)), _recipe(profile, told, name, seed), keep=True) for name, seed in chosen
     ]
     work = Work(run, __name__)
     records = work.carry_out(units, "teachers")
     rows = []
     with run.new_output(FOLDER) as folder:
-        for label, record in zip(labels, records, strict=True):
+        for (name, seed), record in zip(chosen, records, strict=True):
             if record["diverged"] is not None:
                 raise CheckFailed(
                     f"the training of the teacher {record['name']} diverged: give teacher_training a lower lr in params.yaml"
                 )
             copy_model(work.model(record["name"]), folder / record["name"])
             weights = {"weights": f"{FOLDER}/{record['name']}/{WEIGHTS}", "sha256": record["sha256"]}
-            rows.append(label | weights | {"accuracy": last_accuracy(record)})
+            rows.append({"teacher": name, "seed": seed} | weights | {"accuracy": last_accuracy(record)})
     run.write_table(TABLE, {"data": told, "teachers": rows})
     work.clear()
 

@@ -33,7 +33,8 @@ def carry_out(run: Run) -> None:
     runs = []
     with run.new_output(MODELS) as folder:
         for label, unit, record in zip(labels, units, records, strict=True):
-            row = label | {key: value for key, value in record.items() if key not in ("network", "insertions")}
+            # One that diverged has no tests.
+            row = label | {"tests": []} | {key: record[key] for key in record if key not in ("network", "insertions")}
             if unit.keep and record["diverged"] is None:
                 name = run_name(label["case"], label["teacher"], label["arm"])
                 copy_model(work.model(unit.name), folder / name)
