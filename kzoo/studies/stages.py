@@ -162,10 +162,9 @@ _GROWTH = (
     Stage(
         "grow",
         "kzoo.studies.growth.starts",
-        ("data", "teachers", "cases", "seeds", "keep"),
+        ("data", "teachers", "cases", "seeds"),
         inputs=("teachers.json", "teachers"),
         tables=("grow.json",),
-        cached=("starts",),
         networks=True,
         computes=True,
         desc="What every arm makes of every teacher, before any training",
