@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from kzoo.building import NetworkSpec
+from kzoo.building import NetworkSpec, outline
 from kzoo.carrying import remember
 from kzoo.errors import InputError
 from kzoo.methods.equality import equal_architecture, is_same
@@ -19,6 +19,7 @@ from kzoo.readers.files import SMALL
 from kzoo.readers.module import without_weights
 from kzoo.sources import small_module
 from kzoo.training.evaluation import place
+from kzoo.zoo import Zoo
 
 _SMALL_SIZE = 16
 _MOST_DEPTH = 9
@@ -101,6 +102,13 @@ def grown_network(spec: NetworkSpec, found: Growth) -> NetworkSpec:
         library, _, own = name.partition(":")
         return NetworkSpec(library, own, spec.options)
     return replace(spec, edits=(*spec.edits, *found.edits))
+
+
+def take_configuration(module: nn.Module, spec: NetworkSpec, zoo: Callable[[], Zoo]) -> None:
+    """Let a grown network of timm that has a name of its own say what timm's network of that name says of itself."""
+    if spec.library == "timm" and not spec.edits:
+        known: Any = outline(spec, zoo)
+        module.pretrained_cfg = module.default_cfg = known.pretrained_cfg
 
 
 def _small_twin(spec: NetworkSpec, module: nn.Module) -> str | None:

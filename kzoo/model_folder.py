@@ -129,11 +129,9 @@ def load(folder: str | Path, *, trust_code: bool = False, registry: Registry = N
         InputError: it is no such folder, its network is unknown, or its weights are not those of the network.
     """
     folder = Path(folder)
-    if not (folder / CONFIG).is_file():
+    config = read_config(folder)
+    if not config:
         raise InputError(f"{folder} is no model folder: expected {CONFIG} and {WEIGHTS} in it")
-    config = parse_object(
-        read_bounded(folder / CONFIG, _MOST_CONFIG), f"{folder / CONFIG} cannot be used", _MOST_CONFIG
-    )
     read_weights_file(folder / WEIGHTS)
     module = _rebuilt(folder, config, trust_code, registry)
     try:
@@ -143,6 +141,18 @@ def load(folder: str | Path, *, trust_code: bool = False, registry: Registry = N
         raise InputError(f"{folder / WEIGHTS} does not fit the network of its config.json: {reason:.300}") from None
     _remember(module, config.get("kzoo"))
     return module.eval()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What the ``config.json`` of a folder holds; nothing where there is none.
+
+    Raises:
+        InputError: it is no JSON object, or too large.
+    """
+    path = folder / CONFIG
+    return (
+        parse_object(read_bounded(path, _MOST_CONFIG), f"{path} cannot be used", _MOST_CONFIG) if path.is_file() else {}
+    )
 
 
 def _rebuilt(folder: Path, config: Mapping[str, Any], trust_code: bool, registry: Registry) -> nn.Module:

@@ -20,7 +20,7 @@ from kzoo.carrying import param_groups, remember, source_body
 from kzoo.environment import environment_class, environment_text
 from kzoo.errors import CheckFailed, InputError, KzooWarning
 from kzoo.files import new_folder, require_new
-from kzoo.growing import example_of, grown_network
+from kzoo.growing import example_of, grown_network, take_configuration
 from kzoo.hashing import weights_sha256
 from kzoo.layout import CARD, CONFIG, ENVIRONMENT, METRICS, PLAN, RECIPE, WEIGHTS
 from kzoo.methods.growth import GROWTH, GrowthReport, Material, grow
@@ -275,7 +275,9 @@ def _grown(recipe: Recipe, where: Surroundings, parameters: BaseModel) -> Start:
     module = load_trained(_only_source(recipe, where), spec, where.zoo, where.trust_code)
     found = grow(recipe.method, module, parameters, _material(recipe, spec, where, module))
     remember(found.module, found.report.shares, found.report)
-    return Start(grown_network(spec, found), found.module, found.report)
+    network = grown_network(spec, found)
+    take_configuration(found.module, network, where.zoo)
+    return Start(network, found.module, found.report)
 
 
 def _material(recipe: Recipe, spec: NetworkSpec, where: Surroundings, module: nn.Module) -> Material:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,8 +10,7 @@ from torch import nn
 
 from kzoo.building import NetworkSpec, build_network, network_spec, outline
 from kzoo.errors import InputError
-from kzoo.layout import CONFIG
-from kzoo.model_folder import config_network
+from kzoo.model_folder import config_network, read_config
 from kzoo.readers.libraries import LIBRARIES
 from kzoo.refine import fitting
 from kzoo.sources import Options
@@ -64,12 +62,10 @@ def load_trained(
 
 
 def _told(trained: TrainedNetwork, zoo: Callable[[], Zoo], options: Options) -> NetworkSpec:
-    config = trained.shards[0].parent / CONFIG if trained.shards else None
-    if config is not None and config.is_file():
-        try:
-            found = config_network(config.parent, json.loads(config.read_text(encoding="utf-8")))
-        except (ValueError, AttributeError):
-            raise InputError(f"{config} is no JSON object: repair it, or name the network (--network)") from None
+    folder = trained.shards[0].parent if trained.shards else None
+    config = read_config(folder) if folder is not None else {}
+    if folder is not None and "architecture" in config:
+        found = config_network(folder, config)
         return replace(found, options=_merged(found.options, options))
     named = zoo().named(trained.name)
     if trained.name.startswith("py:") or (named is not None and named[0].library in LIBRARIES):
@@ -100,8 +96,9 @@ def _fitted(trained: TrainedNetwork, spec: NetworkSpec, zoo: Callable[[], Zoo], 
     differing = _differing(outline(spec, zoo, trust_code), shapes)
     if not differing or spec.library == "py":
         return spec
-    classes = {ours[0] for name, (ours, theirs) in differing.items() if ours[1:] == theirs[1:]}
-    channels = {ours[1] for name, (ours, theirs) in differing.items() if len(ours) > 1 and ours[1:2] != theirs[1:2]}
+    alike = [(ours, theirs) for ours, theirs in differing.values() if len(ours) == len(theirs) > 0]
+    classes = {ours[0] for ours, theirs in alike if ours[1:] == theirs[1:]}
+    channels = {ours[1] for ours, theirs in alike if ours[1:2] != theirs[1:2]}
     found: dict[str, Any] = {"classes": spec.options.classes, "in_chans": spec.options.in_chans}
     for name, sizes in (("classes", classes), ("in_chans", channels)):
         if found[name] is None and len(sizes) == 1:

@@ -10,14 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kzoo.building import seeded
+from kzoo.building import outline, seeded
 from kzoo.errors import InputError, KzooWarning
 from kzoo.hashing import weights_sha256
 from kzoo.hub.names import PREFIX
 from kzoo.layers import Architecture
 from kzoo.readers.files import WeightsFile, looks_like_path, read_weights_file
 from kzoo.readers.libraries import BY_HEADER, LOCAL
-from kzoo.refine import fitting
+from kzoo.refine import fits, fitting
 from kzoo.sources import claimed_architecture, is_torch_module, python_module
 from kzoo.zoo import Model, Zoo
 
@@ -153,6 +153,18 @@ def _of_module(module: nn.Module, name: str) -> TrainedNetwork:
     return TrainedNetwork(name, architecture, tensors)
 
 
+def _edited(file: WeightsFile, zoo: Zoo) -> Architecture | None:
+    """The architecture of a network whose structure kzoo has changed, as the config.json beside the file tells it."""
+    from kzoo.model_folder import config_network, read_config
+    from kzoo.readers.module import module_architecture
+
+    config = read_config(file.path.parent)
+    if not config.get("edits"):
+        return None
+    found = module_architecture(outline(config_network(file.path.parent, config), lambda: zoo), str(file.path))
+    return found if fits(found, file.architecture()) else None
+
+
 def _of_file(
     file: WeightsFile,
     name: str,
@@ -165,7 +177,7 @@ def _of_file(
 
     submodule = submodule or (model.fields.get("submodule") if model else None)
     approximate = file.architecture(submodule)
-    exact = claimed_architecture(zoo, approximate, file) if submodule is None else None
+    exact = (_edited(file, zoo) or claimed_architecture(zoo, approximate, file)) if submodule is None else None
     # Of several known networks with these layers any will do: they differ in what has no weights.
     architecture = exact or next(iter(fitting(zoo, approximate).values()), approximate)
     if architecture.approximate:

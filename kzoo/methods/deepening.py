@@ -309,8 +309,8 @@ class _Work:
         layer = _description(point, source, kind == "residual", self._epsilon(point, source, kind))
         if "norm" in layer and not self.calibrated:
             raise InputError(
-                f"a batch normalisation behind {point.name} needs calibration images to be undone: give calibration, or "
-                "norm=False for an identity layer without it"
+                f"a batch normalisation behind {point.name} needs images to be undone: give unlabelled ones (--data TASK, or "
+                "calibration=... in Python), or an identity layer without it (--no-norm, norm=False)"
             )
         undo = _undo(self.module)
         edit: Edit = {"edit": "insert", "after": point.name, "layer": layer}

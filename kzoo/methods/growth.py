@@ -26,7 +26,7 @@ from kzoo.methods.widening import Choices, widen_module
 from kzoo.training.settings import TrainingSettings
 from kzoo.training.tasks import Task
 
-_NEEDS_IMAGES = "needs images to solve for the new layers' weights: name unlabelled ones (calibration), such as digits"
+_NEEDS_IMAGES = "needs images to solve for the new layers' weights: give unlabelled ones (--data TASK, or calibration=... in Python)"
 
 
 class _Parameters(BaseModel):
