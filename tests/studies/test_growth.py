@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from scipy import stats
 from kzoo.claims import read_claims
 from kzoo.errors import InputError
 from kzoo.model_folder import load
+from kzoo.studies.closure import import_closure
 from kzoo.studies.growth.design import Way, all_ways
 from kzoo.studies.growth.figures import tables
 from kzoo.studies.growth.rates import picked_rates
@@ -19,6 +22,7 @@ from kzoo.studies.growth.results import Results
 from kzoo.studies.metrics import metric_kinds
 from kzoo.studies.params import profile_names, read_study
 from kzoo.studies.running import run_stages, study_run
+from tests.studies.test_closure import RUNNERS
 
 ROOT = Path(__file__).parents[2]
 PIPELINES = [ROOT / "pipelines" / name for name in ("net2net", "dils")]
@@ -341,6 +345,27 @@ def test_a_random_start_has_the_network_that_was_grown(done):
     way = Way(rows[0]["case"], rows[0]["teacher"], "random")
     target = trained_recipe(run, way, done.profile.seeds[0], 0.01).target
     assert (target.model, target.edits) == (rows[0]["network"]["model"], rows[0]["network"]["edits"])
+
+
+def test_evaluation_loads_no_module_that_dvc_does_not_watch(done):
+    program = (
+        "import json, sys\n"
+        "from pathlib import Path\n"
+        "from kzoo.studies.params import read_study\n"
+        "from kzoo.studies.running import run_stages\n"
+        "study = read_study(Path(sys.argv[1]))\n"
+        "run_stages(study, [study.stage('evaluate')])\n"
+        "files = {module.__file__ for name, module in sys.modules.items() if name.partition('.')[0] == 'kzoo'}\n"
+        "print(json.dumps(sorted(files)))\n"
+    )
+    listed = subprocess.run(
+        [sys.executable, "-c", program, done.folder], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    loaded = {Path(file).relative_to(ROOT / "kzoo").as_posix() for file in json.loads(listed.stdout)}
+    watched = {path.relative_to(ROOT / "kzoo").as_posix() for path in import_closure(done.stage("evaluate").module)}
+    packages = {f"{Path(one).parent}/__init__.py" for one in watched}
+    assert loaded - watched <= RUNNERS | {"__init__.py"} | packages
+    assert "studies/growth/figures.py" in watched and "running.py" not in watched
 
 
 def test_the_claims_fit_every_profile_that_they_are_for():
