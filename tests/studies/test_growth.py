@@ -347,6 +347,13 @@ def test_a_random_start_has_the_network_that_was_grown(done):
     assert (target.model, target.edits) == (rows[0]["network"]["model"], rows[0]["network"]["edits"])
 
 
+def test_the_published_model_runs_again_to_the_same_bytes(done, tmp_path, command):
+    model = study_run(done).out / "model"
+    code, _, said = command("run", model / "recipe.yaml", "--out", tmp_path / "again")
+    assert code == 0, said
+    assert (tmp_path / "again/model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
+
+
 def test_evaluation_loads_no_module_that_dvc_does_not_watch(done):
     program = (
         "import json, sys\n"
