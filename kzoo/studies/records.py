@@ -16,8 +16,8 @@ Record = dict[str, Any]
 def told_of(result: Result) -> Record:
     """What a record says of a recipe's result, beside its name and the sha256 of its weights.
 
-    ``epochs`` are test accuracies after each epoch. Where tests between epochs were asked for, or nothing was trained,
-    ``tests`` are all of them: step, accuracy, loss. Of a network that was grown: ``network``, its model and the edits of its
+    ``epochs`` are test accuracies after each epoch. Where tests between epochs were asked for, ``tests`` are all of them: step
+    and accuracy. Where nothing was trained there is one, with its ``loss``. Of a network that was grown: ``network``, its model and the edits of its
     structure; ``parameters``, how many it has; ``insertions``, of DILS; and of DILS's loop ``loop``, what each step did.
     """
     history, metrics, training = result.history, result.metrics, result.recipe.training
@@ -28,17 +28,14 @@ def told_of(result: Result) -> Record:
     if history is not None:
         told["epochs"] = [round(epoch.test_accuracy, 6) for epoch in history.epochs]
         if training is not None and training.evaluate_every is not None:
-            told["tests"] = [_test(each.step, each.test_accuracy, each.test_loss) for each in history.evaluations]
+            told["tests"] = [[each.step, round(each.test_accuracy, 6)] for each in history.evaluations]
     elif metrics is not None:
-        test = metrics["test"]
-        told["tests"] = [_test(0 if loop is None else loop_steps(loop), test["accuracy"], test["loss"])]
+        accuracy = round(metrics["test"]["accuracy"], 6)
+        told["tests"] = [[0 if loop is None else loop_steps(loop), accuracy]]
+        told["loss"] = round(metrics["test"]["loss"], 6)
         if loop is not None:
-            told["epochs"] = [round(test["accuracy"], 6)]
+            told["epochs"] = [accuracy]
     return told if report is None else told | _growth(report, result)
-
-
-def _test(step: int, accuracy: float, loss: float) -> list[float]:
-    return [step, round(accuracy, 6), round(loss, 6)]
 
 
 def _growth(report: GrowthReport, result: Result) -> Record:
@@ -69,7 +66,7 @@ def mean_accuracy(record: Mapping[str, Any]) -> float:
     """The mean accuracy over a training's tests, without that before the first step; 0 of a run that diverged."""
     if record["diverged"] is not None:
         return 0.0
-    return float(statistics.mean(accuracy for step, accuracy, _ in record["tests"] if step > 0))
+    return float(statistics.mean(accuracy for step, accuracy in record["tests"] if step > 0))
 
 
 def accuracy_after(record: Mapping[str, Any], epoch: int) -> float:

@@ -21,6 +21,7 @@ from kzoo.studies.growth.recipes import start_recipe, trained_recipe
 from kzoo.studies.growth.results import Results
 from kzoo.studies.metrics import metric_kinds
 from kzoo.studies.params import profile_names, read_study
+from kzoo.studies.records import mean_accuracy
 from kzoo.studies.running import run_stages, study_run
 from tests.studies.test_closure import RUNNERS
 
@@ -75,7 +76,7 @@ LOOPS = (
 
 
 def run_row(case, teacher, arm, seed, accuracies, **more):
-    tests = [[10 * number, accuracy, 1.0] for number, accuracy in enumerate(accuracies)]
+    tests = [[10 * number, accuracy] for number, accuracy in enumerate(accuracies)]
     row = {"case": case, "teacher": teacher, "arm": arm, "seed": seed, "name": f"{case}--{teacher}--{arm}--{seed}"}
     row |= {"lr": 0.1, "uses": ["own", "equal"], "steps": 40, "diverged": None}
     return row | {"epochs": [accuracies[2], accuracies[4]], "tests": tests} | more
@@ -97,12 +98,12 @@ def all_tables():
         layers = [{"error": 0.1 * seed, "identity_error": 0.4}, {"error": 0.3, "identity_error": 0.6}]
         starts.append(names | {"accuracy": 0.3, "loss": 1.5, "insertions": layers, "network": {}})
         row = run_row("loop", "a", "stepwise", seed, (0.0, 0.0, 0.0, 0.0, 0.5), loop=LOOPS[seed - 1])
-        runs.append(row | {"epochs": [0.5], "tests": [[40, 0.5, 1.0]]})
+        runs.append(row | {"epochs": [0.5], "tests": [[40, 0.5]]})
     for (case, arm, teacher), both in RUNS.items():
         runs += [run_row(case, teacher, arm, seed, each) for seed, each in zip((1, 2), both, strict=True)]
     ways = dict.fromkeys((row["case"], row["teacher"], row["arm"]) for row in runs)
     rates = [{"case": c, "teacher": t, "arm": a, "own": 0.1, "equal": 0.1} for c, t, a in ways]
-    swept = [{**row, "seed": 5, "lr": rate} for row in runs if row["seed"] == 1 for rate in (0.1, 0.2)]
+    swept = [{**row, "seed": 5, "lr": rate, "mean": 0.5} for row in runs if row["seed"] == 1 for rate in (0.1, 0.2)]
     return {
         "teachers": {"data": {name: {"classes": 10, "train": 640} for name in PROFILE["data"]}, "teachers": []},
         "grow": {"teachers": teachers, "starts": starts},
@@ -247,7 +248,7 @@ def test_claims_that_the_profile_cannot_answer_are_refused(study, metric, of, ex
         lambda row: None if (row["arm"], row["seed"]) == ("grown", 2) else row,
         lambda row: row | {"tests": []},
         lambda row: row | {"epochs": [0.5, 50.0]},
-        lambda row: row | {"tests": [[0, "half", 1.0]]},
+        lambda row: row | {"tests": [[0, "half"]]},
         lambda row: {key: value for key, value in row.items() if key != "uses"},
     ],
 )
@@ -271,8 +272,9 @@ def test_the_best_rate_is_that_of_the_highest_mean_accuracy_and_of_equal_ones_th
     study = read_study(ROOT / "pipelines" / "net2net", "tiny").profile
 
     def swept(way, rate, accuracies, diverged=None):
-        tests = [[3 * number, accuracy, 1.0] for number, accuracy in enumerate(accuracies)]
-        return {**way._asdict(), "seed": 100, "lr": rate, "tests": tests, "diverged": diverged}
+        tests = [[3 * number, accuracy] for number, accuracy in enumerate(accuracies)]
+        mean = mean_accuracy({"tests": tests, "diverged": diverged})
+        return {**way._asdict(), "seed": 100, "lr": rate, "mean": mean}
 
     runs = []
     for way in all_ways(study):

@@ -11,7 +11,6 @@ import numpy as np
 from kzoo.errors import InputError
 from kzoo.studies.growth.design import Way, all_ways
 from kzoo.studies.growth.results import Results, Use
-from kzoo.studies.records import mean_accuracy
 from kzoo.studies.statistics import Array, over_seeds
 
 _RATES: dict[Use, str] = {"own": "each arm at its own best rate", "equal": "all arms at the random start's best rate"}
@@ -39,7 +38,7 @@ def _curves(results: Results, case: str) -> dict[str, Any]:
     series = []
     for arm in results.profile.cases[case].arms:
         rows = [row for way in results.ways(case, arm) for row in results.rows(way, "own")]
-        found = [{step: accuracy for step, accuracy, _ in row["tests"]} for row in rows if row["diverged"] is None]
+        found = [_by_step(row["tests"]) for row in rows if row["diverged"] is None]
         shared = [step for step in (found[0] if found else {}) if all(step in tests for tests in found)]
         points = [{"x": step, "y": round(statistics.mean(tests[step] for tests in found), 4)} for step in shared]
         series.append({"name": arm, "points": points})
@@ -53,6 +52,10 @@ def _curves(results: Results, case: str) -> dict[str, Any]:
         "lines": [{"at": round(_teachers_mean(results, case), 4), "axis": "y", "label": "teacher"}],
         "series": series,
     }
+
+
+def _by_step(tests: list[tuple[int, float]]) -> dict[int, float]:
+    return dict(tests)
 
 
 def _teachers_mean(results: Results, case: str) -> float:
@@ -152,7 +155,7 @@ def _rates_table(results: Results, case: str) -> dict[str, Any]:
             for rate in rates:
                 wanted = {**way._asdict(), "lr": rate}
                 runs = [run for run in results.sweep["runs"] if wanted.items() <= run.items()]
-                cells.append(_percent(statistics.mean(mean_accuracy(run) for run in runs)))
+                cells.append(_percent(statistics.mean(run["mean"] for run in runs)))
             rows.append([teacher, way.arm, *cells, f"{results.rates[way]['own']:g}"])
     return {
         "title": f"{case}: the sweep, on teachers of its own; mean test accuracy over a training in %, by learning rate",

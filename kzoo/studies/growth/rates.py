@@ -37,8 +37,9 @@ def carry_out(run: Run) -> None:
 
 
 def _told(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record without what the stage ``grow`` has said already."""
-    return {key: value for key, value in record.items() if key not in ("network", "parameters", "insertions")}
+    """Of a record what a sweep needs; ``mean`` is what rates are picked by."""
+    told = {key: record[key] for key in ("name", "sha256", "epochs", "diverged")}
+    return told | {"mean": round(mean_accuracy(record), 6)}
 
 
 def picked_rates(profile: Profile, runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -46,7 +47,7 @@ def picked_rates(profile: Profile, runs: Sequence[Mapping[str, Any]]) -> list[di
 
     def accuracy(way: Way, rate: float) -> float:
         wanted = {**way._asdict(), "lr": rate}
-        return statistics.mean(mean_accuracy(run) for run in runs if wanted.items() <= run.items())
+        return statistics.mean(run["mean"] for run in runs if wanted.items() <= run.items())
 
     best = {
         way: min(profile.sweep.rates, key=lambda rate, way=way: (-accuracy(way, rate), rate))  # type: ignore[misc]

@@ -125,7 +125,7 @@ class Results:
         counts, without = [], []
         for row, accuracy in zip(self.rows(way, use), wanted, strict=True):
             # Accuracies are rounded to 6 digits.
-            reached = (step for step, found, _ in row["tests"] if found >= accuracy - 1e-6)
+            reached = (step for step, found in row["tests"] if found >= accuracy - 1e-6)
             first = next(reached, None) if row["diverged"] is None else None
             counts.append(row["steps"] if first is None else first)
             without.append(first is None)
@@ -160,7 +160,7 @@ def _list(names: Any) -> str:
 
 def _require_sound(row: dict[str, Any]) -> None:
     """Refuse a run whose numbers cannot be."""
-    accuracies = [accuracy for _, accuracy, _ in row["tests"]] + list(row["epochs"])
+    accuracies = [accuracy for _, accuracy in row["tests"]] + list(row["epochs"])
     if not all(isinstance(value, float | int) and 0 <= value <= 1 for value in accuracies):
         raise ValueError(f"the run {row['name']} has accuracies that cannot be")
     if row["diverged"] is None and not (row["epochs"] and row["tests"] and row["steps"] >= 1):

@@ -39,8 +39,7 @@ def carry_out(run: Run) -> None:
 
 
 def _tested(record: Record) -> dict[str, Any]:
-    (_, accuracy, loss) = record["tests"][0]
-    return {"accuracy": accuracy, "loss": loss}
+    return {"accuracy": record["tests"][0][1], "loss": record["loss"]}
 
 
 def _start(record: Record) -> dict[str, Any]:

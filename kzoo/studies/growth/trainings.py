@@ -12,6 +12,8 @@ from kzoo.studies.records import run_name
 from kzoo.studies.work import Work
 
 TABLE, MODELS = "train.json", "models"
+#: What the stage ``grow`` has said already.
+_TOLD_BEFORE = ("network", "parameters", "insertions", "loss")
 
 
 def carry_out(run: Run) -> None:
@@ -34,7 +36,7 @@ def carry_out(run: Run) -> None:
     with run.new_output(MODELS) as folder:
         for label, unit, record in zip(labels, units, records, strict=True):
             # One that diverged has no tests.
-            row = label | {"tests": []} | {key: record[key] for key in record if key not in ("network", "insertions")}
+            row = label | {"tests": []} | {key: record[key] for key in record if key not in _TOLD_BEFORE}
             if unit.keep and record["diverged"] is None:
                 name = run_name(label["case"], label["teacher"], label["arm"])
                 copy_model(work.model(unit.name), folder / name)
