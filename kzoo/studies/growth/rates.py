@@ -47,7 +47,7 @@ def picked_rates(profile: Profile, runs: Sequence[Mapping[str, Any]]) -> list[di
 
     def accuracy(way: Way, rate: float) -> float:
         wanted = {**way._asdict(), "lr": rate}
-        return statistics.mean(run["mean"] for run in runs if wanted.items() <= run.items())
+        return float(statistics.mean(run["mean"] for run in runs if wanted.items() <= run.items()))
 
     best = {
         way: min(profile.sweep.rates, key=lambda rate, way=way: (-accuracy(way, rate), rate))  # type: ignore[misc]
