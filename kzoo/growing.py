@@ -14,6 +14,7 @@ from kzoo.carrying import remember
 from kzoo.errors import InputError
 from kzoo.methods.equality import equal_architecture, is_same
 from kzoo.methods.growth import GROWTH, Growth, Material, grow
+from kzoo.methods.probing import example_images
 from kzoo.methods.transfers import checked_parameters
 from kzoo.readers.files import SMALL
 from kzoo.readers.module import without_weights
@@ -132,10 +133,11 @@ def _small_twin(spec: NetworkSpec, module: nn.Module) -> str | None:
 
 
 def example_of(spec: NetworkSpec, module: nn.Module) -> Tensor | None:
-    """Noise of the size that a network takes, where that is known without asking the network: 2 x C x H x W."""
-    size = _SMALL_SIZE if spec.library == SMALL else spec.options.img_size
-    if size is None:
+    """Noise of the size that a network takes, 2 x C x H x W; None where the module knows that itself."""
+    options = spec.options
+    noise = example_images(module)
+    channels = options.in_chans or noise.shape[1]
+    size = _SMALL_SIZE if spec.library == SMALL else options.img_size or noise.shape[-1]
+    if noise.shape[1:] == (channels, size, size):
         return None
-    channels = next((part.in_channels for part in module.modules() if isinstance(part, nn.Conv2d)), 3)
-    device, dtype = place(module)
-    return torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+    return torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0)).to(*place(module))

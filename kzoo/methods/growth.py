@@ -246,6 +246,8 @@ GROWTH: Mapping[str, GrowthMethod] = MappingProxyType(
 def grow(method: str, module: nn.Module, parameters: BaseModel, material: Material | None = None) -> Growth:
     """A grown copy of a network, by one of `GROWTH`; ``parameters`` are of that method's model.
 
+    A network in evaluation mode gives one in evaluation mode.
+
     Raises:
         InputError: the method cannot grow this network so, with the reason, or lacks images.
     """
@@ -265,7 +267,7 @@ def grow(method: str, module: nn.Module, parameters: BaseModel, material: Materi
         added=tuple(added),
         **found.told,
     )
-    return Growth(found.module.eval(), found.edits, report)
+    return Growth(found.module if module.training else found.module.eval(), found.edits, report)
 
 
 def _learned(module: nn.Module) -> int:
