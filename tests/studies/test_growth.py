@@ -232,6 +232,7 @@ def test_what_growing_alone_does(study):
         ("error by identity's", {"case": "wider", "arm": "grown"}, "where an identity is not exact"),
         ("share of steps", {"case": "wider", "arm": "grown", "against": "grown", "level": "higher"}, "with itself"),
         ("share of steps", {"case": "wider", "arm": "grown", "against": "random", "level": "top"}, "the level 'top'"),
+        ("share of steps", {"case": "loop", "arm": "random", "against": "stepwise", "level": "higher"}, "at its end alone"),
         ("difference in accuracy", {"case": "wider", "arm": "grown", "against": "random", "epoch": 3}, "after epoch 3"),
         ("difference in accuracy", {"case": "loop", "arm": "stepwise", "against": "teacher", "epoch": 0}, "after epoch 0"),
     ],

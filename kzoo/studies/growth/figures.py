@@ -28,7 +28,7 @@ def tables(results: Results) -> list[dict[str, Any]]:
     found += [_rates_table(results, case) for case in results.profile.cases]
     if any(row["insertions"] for way in all_ways(results.profile) for row in results.starts(way)):
         found.append(_insertions_table(results))
-    if any("loop" in row for way in all_ways(results.profile) for row in results.rows(way, "own")):
+    if any(results.is_loop(way) for way in all_ways(results.profile)):
         found.append(_loop_table(results))
     return found
 
@@ -69,7 +69,10 @@ def _steps_bars(results: Results, case: str) -> dict[str, Any]:
     for level in results.profile.levels:
         points = []
         for arm in results.profile.cases[case].arms:
-            counts = np.mean([results.steps(way, level).counts for way in results.ways(case, arm)], axis=0)
+            ways = results.ways(case, arm)
+            if any(results.is_loop(way) for way in ways):
+                continue
+            counts = np.mean([results.steps(way, level).counts for way in ways], axis=0)
             interval = over_seeds(counts)
             ends = {
                 end: None if interval[end] is None else round(float(interval[end] or 0), 2) for end in ("low", "high")
@@ -129,6 +132,9 @@ def _arms_table(results: Results, case: str, use: Use) -> dict[str, Any]:
 def _arm_row(results: Results, way: Way, use: Use) -> list[str]:
     row = [way.teacher, way.arm, f"{results.rates[way][use]:g}", _accuracy(results, way, 0, use)]
     for level in results.profile.levels:
+        if results.is_loop(way):
+            row.append("-")
+            continue
         steps = results.steps(way, level, use)
         row.append(f"{_spread(steps.counts, _whole)} ({int((~steps.without).sum())}/{len(steps.without)})")
     return [*row, _accuracy(results, way, 1, use), _accuracy(results, way, None, use)]

@@ -86,6 +86,8 @@ def _share_of_steps(results: Results, claim: Claim) -> _Measured:
         raise InputError(f"claim {claim.id} names the level {of.level!r}, but the profile has {levels}")
     ways = results.ways(of.case, of.arm, of.teachers)
     theirs = [way._replace(arm=of.against) for way in ways]
+    if any(results.is_loop(way) for way in (*ways, *theirs)):
+        raise InputError(f"claim {claim.id} counts steps of a loop, which is tested at its end alone: name another arm")
     rows, without, without_theirs = [], 0, 0
     for way, other in zip(ways, theirs, strict=True):
         ours, others = results.steps(way, of.level, of.rate), results.steps(other, of.level, of.rate)

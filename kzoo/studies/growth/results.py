@@ -131,6 +131,10 @@ class Results:
             without.append(first is None)
         return Steps(np.array(counts, dtype=np.float64), np.array(without))
 
+    def is_loop(self, way: Way) -> bool:
+        """Whether an arm trains between insertions; it is tested once, at its end."""
+        return any("loop" in row for row in self.rows(way, "own"))
+
     def diverged(self, *ways: Way, use: Use) -> int:
         """How many runs of these arms diverged."""
         return sum(row["diverged"] is not None for way in ways for row in self.rows(way, use))
