@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kzoo.errors import InputError
 from kzoo.graph.axes import Axis, Group, groups_of
-from kzoo.graph.program import Program, example_copy, first_names, traced
+from kzoo.graph.program import Program, first_names, traced
 from kzoo.graph.propagation import Propagation
 from kzoo.graph.rules import propagate
 from kzoo.graph.shares import Share, find_shares
@@ -60,7 +60,7 @@ def channel_graph(module: nn.Module, example: Tensor | Sequence[Any]) -> Channel
     inputs = (example,) if isinstance(example, Tensor) else tuple(example)
     if next(module.parameters(), None) is None:
         raise InputError(f"{type(module).__name__} has no parameters: expected a network with layers to widen")
-    program = traced(module, example_copy(inputs))
+    program = traced(module, inputs)
     found = propagate(program)
     _fix_constants(module, program, found)
     shares = find_shares(program, found)

@@ -74,7 +74,7 @@ class _Search:
 
     def _through(self, operation: Operation, group: int) -> list[Share] | None:
         name = operation.name
-        if name == "batch_norm" and operation.arguments.get("training"):
+        if name == "batch_norm" and operation.arguments.get("running_mean") is None:
             return self._standardised(operation, group)
         if name in _THROUGH:
             return self._into(operation.inputs[0], group)
