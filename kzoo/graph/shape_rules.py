@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kzoo.graph.axes import Fixed, product, total
 from kzoo.graph.program import Operation, Value
-from kzoo.graph.propagation import Axes, Propagation, Result, place_of, rule
+from kzoo.graph.propagation import Axes, Propagation, Result, cut, place_of, rule
 
 
 @rule("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full")
@@ -150,8 +150,8 @@ def _split(found: Propagation, operation: Operation) -> Result | None:
         sizes = _steps(axes[place].size, given)
     else:
         return None
-    pieces = found.solver.cut(axes[place], sizes)
-    return pieces and [[*axes[:place], piece, *axes[place + 1 :]] for piece in pieces]
+    pieces = cut(found, operation, axes[place], sizes)
+    return [[*axes[:place], piece, *axes[place + 1 :]] for piece in pieces]
 
 
 def _steps(size: int, step: int) -> list[int]:
@@ -187,15 +187,12 @@ def _slice(found: Propagation, operation: Operation) -> Result | None:
         axes[place] = Fixed(shape[place], "positions")
         return axes
     if operation.arguments.get("step", 1) != 1:
-        found.fix([axis], "every second entry of it is taken", operation)
-        return None
+        axes[place] = found.spatial(axis, shape[place], operation)
+        return axes
     start = operation.arguments.get("start") or 0
     start = start + size if start < 0 else start
     sizes = [start, shape[place], size - start - shape[place]]
-    pieces = found.solver.cut(axis, [size for size in sizes if size])
-    if pieces is None:
-        return None
-    axes[place] = pieces[1 if start else 0]
+    axes[place] = cut(found, operation, axis, [size for size in sizes if size])[1 if start else 0]
     return axes
 
 
