@@ -10,18 +10,21 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import multiprocessing
 import random
-import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Collection, Iterable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 import yaml
 from torch import nn
+from torchvision import models
 
 from benchmarks.common import RESULTS, machine
 from benchmarks.realistic import make_realistic, without_chance
@@ -46,8 +49,6 @@ _FEWER = {"depth": 2}
 
 def timm_families() -> Iterable[tuple[int, str, str]]:
     """The smallest network of each module of timm."""
-    import timm
-
     for family in sorted(timm.list_modules()):
         sizes = {name: _size(lambda name=name: timm.create_model(name)) for name in timm.list_models(module=family)}  # type: ignore[misc]
         known = {name: size for name, size in sizes.items() if size}
@@ -57,8 +58,6 @@ def timm_families() -> Iterable[tuple[int, str, str]]:
 
 def torchvision_families() -> Iterable[tuple[int, str, str]]:
     """The smallest classifier of each module of torchvision."""
-    from torchvision import models
-
     families: dict[str, dict[str, int]] = {}
     for name in models.list_models(module=models):
         builder = models.get_model_builder(name)
@@ -82,13 +81,9 @@ def build(network: str, small: bool = False) -> tuple[nn.Module, tuple[int, ...]
     library, _, name = network.partition(":")
     torch.manual_seed(0)
     if library == "timm":
-        import timm
-
         known = timm.get_pretrained_cfg(name)
         module = timm.create_model(name, num_classes=known.num_classes or 10, **(_FEWER if small else {}))
         return module, tuple(known.input_size)
-    from torchvision import models
-
     options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
     return models.get_model(name, **options), (3, 299, 299) if name == "inception_v3" else (3, 224, 224)
 
@@ -164,15 +159,29 @@ def _reason(row: dict[str, Any]) -> str:
 
 def in_process(network: str) -> dict[str, Any]:
     """One network in a process of its own, within the time limit."""
-    command = [sys.executable, "-m", "benchmarks.widening", "--one", network]
+    # Forked, so that the libraries are loaded once.
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_tell, args=(network, sender))
+    process.start()
+    sender.close()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
-    except subprocess.TimeoutExpired:
-        return {"network": network, "reason": f"took more than {SECONDS} seconds"}
-    if done.returncode:
-        return {"network": network, "reason": f"failed: {done.stderr.strip().splitlines()[-1:]!s:.300}"}
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+        found: dict[str, Any] = (
+            receiver.recv() if receiver.poll(SECONDS) else {"reason": f"took over {SECONDS} seconds"}
+        )
+    except EOFError:
+        found = {"reason": "the process was killed"}
+    process.kill()
+    process.join()
+    return {"network": network} | found
+
+
+def _tell(network: str, sender: Connection) -> None:
+    warnings.simplefilter("ignore")
+    try:
+        sender.send(one(network))
+    except Exception as error:
+        sender.send({"reason": f"failed: {type(error).__name__}: {error!s:.200}"})
 
 
 def held_back(count: int, seed: int, known: Collection[str]) -> list[tuple[str, str, str]]:
@@ -250,18 +259,12 @@ def table(rows: Iterable[dict[str, Any]]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--one")
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--held-back", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    if given.one:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            print(json.dumps(one(given.one)))
-        return
     found = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     result = {"rows": found.get("rows", []), "held_back": found.get("held_back", {})}
     if not given.table:

@@ -86,7 +86,7 @@ def _fix_constants(module: nn.Module, program: Program, found: Propagation) -> N
 
 
 def _fix_unmade(module: nn.Module, program: Program, found: Propagation, shares: Sequence[Share]) -> None:
-    """Channels that no layer makes, as the coordinates in a buffer, are no channels."""
+    """Channels that no layer makes, as coordinates in a buffer or the entries of a lone vector, are no channels."""
     divided = {(share.tensor, share.axis, share.group) for share in shares if not share.whole}
     learned = {name for name, _ in module.named_parameters()}
     made = {
@@ -94,7 +94,7 @@ def _fix_unmade(module: nn.Module, program: Program, found: Propagation, shares:
         for name, value in program.tensors.items()
         for place, axis in enumerate(found.of(value))
         for group in groups_of(axis)
-        if name in learned and (name, place, group.index) not in divided
+        if name in learned and len(value.shape or ()) > 1 and (name, place, group.index) not in divided
     }
     for name, value in program.tensors.items():
         for axis in found.of(value):
