@@ -13,7 +13,7 @@ from kzoo.errors import InputError
 from kzoo.graph import ChannelGraph, Fixed, Group, Product, Sum, channel_graph, groups_of, reasons_of
 from kzoo.graph.axes import Axis, Solver, product, total
 from kzoo.graph.sizes import leading, new_size, positions, sources
-from tests.growing import Attention, Branches, Flattened, Grouped, Inverted, Residual, image, linears
+from tests.growing import Attention, Auxiliary, Branches, Flattened, Grouped, Inverted, Residual, Shared, image, linears
 
 
 def graph_of(build: Callable[[], nn.Module], example: Tensor | None = None) -> ChannelGraph:
@@ -85,20 +85,53 @@ def test_heads_are_a_factor_and_the_width_of_packed_ones_is_fixed(fused: bool) -
     }  # fmt: skip
 
 
-class Shared(nn.Module):
-    """One table that looks tokens up and gives the scores of the next ones."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.table, self.inner = nn.Embedding(7, 4), nn.Linear(4, 4)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return torch.nn.functional.linear(torch.relu(self.inner(self.table(tokens))), self.table.weight)
-
-
 def test_tied_weights_are_fixed() -> None:
     graph = graph_of(Shared, torch.tensor([[1, 2, 3]]))
     assert any("used in several ways" in reason for reason in reasons_of(graph.tensors["table.weight"][1]))
+
+
+def test_parts_that_run_in_training_only_belong_to_it() -> None:
+    graph = graph_of(Auxiliary)
+    (group,) = groups_of(graph.tensors["side.0.weight"][1])
+    assert ("stem.weight", 0) in graph.members(group.index)
+    tied(graph, *[(f"side.{name}", 0) for name in SIDE], ("side.3.weight", 1))
+
+
+SIDE = ("0.weight", "0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var")
+
+
+@pytest.mark.parametrize("kind", ["strided", "uneven"])
+def test_only_the_axis_that_is_cut_is_fixed(kind: str) -> None:
+    class Halves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.mix, self.last = nn.Conv2d(3, 4, 1), nn.Conv1d(4, 4, 1), nn.Linear(4, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            x = self.mix(x.flatten(2)[..., ::2]) if kind == "strided" else x.flatten(1)[:, 3:131].unflatten(1, (4, 32))
+            return self.last(x.mean(2))
+
+    graph = graph_of(Halves)
+    assert [group.size for group in graph.groups.values()] == ([4, 4] if kind == "strided" else [])
+
+
+def test_a_lone_vector_makes_no_channels() -> None:
+    class Weighed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other, self.layer = (
+                nn.Parameter(torch.randn(4)),
+                nn.Parameter(torch.randn(4)),
+                nn.Linear(3, 5),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) * (self.one * self.other).sum()
+
+    graph = graph_of(Weighed, torch.randn(2, 3).double())
+    assert not graph.groups
+    assert list(reasons_of(graph.tensors["one"][0])) == ["no layer makes the channels of one"]
 
 
 def test_a_layer_used_twice_ties_its_ends() -> None:
@@ -150,11 +183,13 @@ def test_a_network_without_parameters_is_refused() -> None:
         channel_graph(nn.ReLU(), torch.randn(2, 3))
 
 
-def test_tracing_leaves_the_module_as_it_is() -> None:
-    module = Residual().train()
+@pytest.mark.parametrize("build", [Residual, Auxiliary])
+def test_tracing_leaves_the_module_as_it_is(build: Callable[[], nn.Module]) -> None:
+    module = build().train()
+    module.head.eval()
     before = {key: tensor.clone() for key, tensor in module.state_dict().items()}
     channel_graph(module, image().float())
-    assert all(part.training for part in module.modules())
+    assert [name for name, part in module.named_modules() if not part.training] == ["head"]
     assert all(torch.equal(tensor, before[key]) for key, tensor in module.state_dict().items())
 
 

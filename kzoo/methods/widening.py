@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -105,13 +106,14 @@ def widen_module(
         sizes = by_name(module, graph, to, tied) if isinstance(to, Mapping) else by_factor(graph, to, tied)
         if not sizes:
             raise InputError(f"nothing in {type(module).__name__} can be widened: {_reasons(graph, tied)}")
-        wider, edits = _wider(module, graph, sizes, tied, choices, limits.kept)
+        make = partial(_wider, graph=graph, sizes=sizes, tied=tied, choices=choices, kept=limits.kept)
+        wider, edits = make(module)
         if lost := unsaved_buffers(module, wider, edits):
             reason = f"{lost[0]}, which no file holds, differs by channel"
             inside = {group.index for axis in graph.tensors[lost[0]] for group in groups_of(axis)}
             limits.stopped.update(dict.fromkeys(inside, reason))
             continue
-        found, same = check.of(wider)
+        found, same = check.of(wider, make)
         if same:
             return Widening(wider, edits, *_told(graph, sizes, tied), found.largest, sizes)
         limits.relent(module, graph, sizes, found)
@@ -132,22 +134,25 @@ class _Check:
                 "check its weights, or give an example input as it was trained on"
             )
 
-    def of(self, wider: nn.Module) -> tuple[Difference, bool]:
-        """How far the outputs are apart, and whether that is rounding only."""
-        dtype = next(self.module.parameters()).dtype
-        found = compare(self.before, Run.of(wider, self.inputs, self.exact))
-        same = found.failed is None and found.largest <= TOLERANCE.get(dtype, 0.05)
-        if same or found.failed is not None or dtype == torch.float64:
-            return found, same
-        # Some networks enlarge the rounding of single precision without bounds: look again in double precision.
+    @cached_property
+    def doubled(self) -> _Check | None:
+        """The same in double precision; None where it is in that already, or does not run so."""
+        if next(self.module.parameters()).dtype == torch.float64:
+            return None
         inputs = [
             item.double() if isinstance(item, Tensor) and item.is_floating_point() else item for item in self.inputs
         ]
-        before, after = (Run.of(copy.deepcopy(network).double(), inputs) for network in (self.module, wider))
-        if before.failed is not None or after.failed is not None:
-            return found, False
-        found = compare(before, after)
-        return found, found.largest <= TOLERANCE[torch.float64]
+        check = _Check(copy.deepcopy(self.module).double(), inputs, self.exact)
+        return check if check.before.failed is None else None
+
+    def of(self, wider: nn.Module, make: Callable[[nn.Module], tuple[nn.Module, Any]]) -> tuple[Difference, bool]:
+        """How far ``wider`` is from the module, and whether that is rounding only; ``make`` makes wider ones."""
+        found = compare(self.before, Run.of(wider, self.inputs, self.exact))
+        same = found.largest <= TOLERANCE.get(next(self.module.parameters()).dtype, 0.05)
+        if same or found.failed is not None or self.doubled is None:
+            return found, same and found.failed is None
+        # Some networks enlarge the rounding of single precision without bounds: look at the same widening in double.
+        return self.doubled.of(make(self.doubled.module)[0], make)
 
 
 def _reasons(graph: ChannelGraph, tied: Ties) -> str:
