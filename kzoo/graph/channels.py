@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,23 +62,22 @@ def channel_graph(module: nn.Module, example: Tensor | Sequence[Any]) -> Channel
         raise InputError(f"{type(module).__name__} has no parameters: expected a network with layers to widen")
     program = traced(module, inputs)
     found = propagate(program)
-    _fix_constants(module, program, found)
+    first = first_names(module)
+    _fix_constants(program, found, first)
     shares = find_shares(program, found)
     _fix_unmade(module, program, found, shares)
     tensors = {name: tuple(found.of(value)) for name, value in program.tensors.items()}
-    known = first_names(module)
     return ChannelGraph(
-        tensors={name: axes for name, axes in tensors.items() if name in known},
+        tensors={name: axes for name, axes in tensors.items() if name in first},
         shares=tuple(shares),
         uniform=tuple((found.solver.resolve(axis), reason) for axis, reason in found.uniform),
         seen=_seen(module, program, found),
-        aliases={name: first for name, first in first_names(module).items() if name != first},
+        aliases={name: other for name, other in first.items() if name != other},
     )
 
 
-def _fix_constants(module: nn.Module, program: Program, found: Propagation) -> None:
+def _fix_constants(program: Program, found: Propagation, known: Collection[str]) -> None:
     """Tensors that are no parameters or buffers cannot be replaced."""
-    known = first_names(module)
     for name, value in program.tensors.items():
         if name not in known:
             for axis in found.of(value):

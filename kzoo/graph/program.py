@@ -78,7 +78,8 @@ def traced(module: nn.Module, example: Sequence[Any]) -> Program:
     used = {value for operation in program.operations for value in operation.inputs}
     learned = {name for name, _ in module.named_parameters()}
     if any(value not in used for name, value in program.tensors.items() if name in learned):
-        with contextlib.suppress(InputError):  # of a network that only evaluates the rest is never used
+        # A network that cannot be traced in training mode keeps these parts as they are.
+        with contextlib.suppress(InputError):
             _add_trace(program, module, example, training=True)
     return program
 

@@ -53,7 +53,7 @@ def compare(before: Run, after: Run) -> Difference:
     """How far two runs on the same example are apart."""
     if after.failed is not None:
         return Difference(float("inf"), *after.failed)
-    return Difference(relative_difference(before.outputs, after.outputs), _first(before.extremes, after.extremes))
+    return Difference(relative_difference(before.outputs, after.outputs), _first_apart(before.extremes, after.extremes))
 
 
 def relative_difference(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
@@ -107,7 +107,7 @@ def _watched(
             handle.remove()
 
 
-def _first(before: dict[str, list[tuple[float, float]]], after: dict[str, list[tuple[float, float]]]) -> str:
+def _first_apart(before: dict[str, list[tuple[float, float]]], after: dict[str, list[tuple[float, float]]]) -> str:
     """The first module whose outputs have other extremes: copies change none."""
     for path, theirs in before.items():
         for (low, high), (new_low, new_high) in zip(theirs, after.get(path, []), strict=False):

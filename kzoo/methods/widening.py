@@ -296,8 +296,8 @@ class _Parts:
             if place in divided or axis.size == found.shape[place]:
                 continue
             copied = sources(axis, self.maps)
-            fresh = copied == torch.cat([torch.full((1,), -1), copied.cummax(0).values[:-1]])
-            fresh |= copied < torch.cat([torch.zeros(1, dtype=torch.long), copied.cummax(0).values[:-1]])
+            # Originals come in order, so that a copy is of one no later than some before it.
+            fresh = copied <= torch.cat([torch.full((1,), -1), copied.cummax(0).values[:-1]])
             shape = [1] * found.ndim
             shape[place] = len(fresh)
             chosen |= fresh.reshape(shape)
