@@ -20,7 +20,7 @@ def _pointwise(found: Propagation, operation: Operation) -> Result | None:
 
 @rule(
     "contiguous", "clone", "detach", "alias", "to", "dropout", "lift_fresh_copy", "lift_fresh", "_to_copy", "feature_dropout",
-    "alpha_dropout", "prelu_", "requires_grad", "positive",
+    "alpha_dropout", "requires_grad", "positive", "zero", "fill",
 )  # fmt: skip
 def _same(found: Propagation, operation: Operation) -> Result | None:
     return found.of(operation.inputs[0])
