@@ -116,6 +116,46 @@ def test_only_the_axis_that_is_cut_is_fixed(kind: str) -> None:
     assert [group.size for group in graph.groups.values()] == ([4, 4] if kind == "strided" else [])
 
 
+@pytest.mark.parametrize(
+    "turned",
+    [
+        lambda x: x.transpose(1, 3),
+        lambda x: x.swapaxes(1, 3),
+        lambda x: x.swapdims(3, 1),
+        lambda x: x.movedim(1, -1),
+        lambda x: x.moveaxis(1, -1),
+        lambda x: x.permute(0, 2, 3, 1),
+    ],
+)
+def test_channels_go_where_axes_are_moved(turned: Callable[[Tensor], Tensor]) -> None:
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 8, 1), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(turned(self.first(x)))
+
+    # As many channels as there are rows and columns: sizes tell nothing.
+    tied(graph_of(Turned), ("first.weight", 0), ("first.bias", 0), ("last.weight", 1))
+
+
+def test_a_zeroed_slice_keeps_its_channels() -> None:
+    class Zeroed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            bias = self.first.bias.clone()
+            bias[1:2].zero_()
+            return self.last(nn.functional.linear(x, self.first.weight, bias))
+
+    axis = graph_of(Zeroed, torch.randn(2, 3).double()).tensors["first.weight"][0]
+    assert isinstance(axis, Sum) and [part.size for part in axis.parts] == [1, 1, 2]
+    assert [group.size for group in groups_of(axis)] == [2]
+
+
 def test_a_lone_vector_makes_no_channels() -> None:
     class Weighed(nn.Module):
         def __init__(self) -> None:

@@ -54,18 +54,26 @@ def _permute(found: Propagation, operation: Operation) -> Result | None:
     return [axes[place_of(place, len(axes))] for place in operation.arguments["dims"]]
 
 
-@rule("transpose", "swapaxes", "t", "mT", "numpy_T", "adjoint")
+@rule("transpose", "swapaxes", "swapdims", "t", "mT", "adjoint")
 def _transpose(found: Propagation, operation: Operation) -> Result | None:
     axes = found.of(operation.inputs[0])
     if len(axes) < 2:
         return axes
-    one, other = (operation.arguments.get(key, default) for key, default in (("dim0", -2), ("dim1", -1)))
-    one, other = place_of(one, len(axes)), place_of(other, len(axes))
+    names = ("axis0", "axis1") if operation.name == "swapaxes" else ("dim0", "dim1")
+    one, other = (
+        place_of(operation.arguments.get(name, default), len(axes))
+        for name, default in zip(names, (-2, -1), strict=True)
+    )
     axes[one], axes[other] = axes[other], axes[one]
     return axes
 
 
-@rule("movedim")
+@rule("numpy_T")
+def _reversed(found: Propagation, operation: Operation) -> Result | None:
+    return found.of(operation.inputs[0])[::-1]
+
+
+@rule("movedim", "moveaxis")
 def _movedim(found: Propagation, operation: Operation) -> Result | None:
     axes = found.of(operation.inputs[0])
     given = (operation.arguments[key] for key in ("source", "destination"))
