@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kzoo.building import seeded
+from kzoo.training.evaluation import evaluation_mode
 
 
 @dataclass(frozen=True)
@@ -34,19 +35,19 @@ class Run:
     @classmethod
     def of(cls, module: nn.Module, example: Sequence[Any], values: bool = True) -> Run:
         """Run ``module`` in evaluation mode on the example; without ``values`` only whether it runs is kept."""
-        training = [part for part in module.modules() if part.training]
         running: list[str] = []
         extremes: dict[str, list[tuple[float, float]]] = {}
-        module.eval()
         try:
-            with torch.no_grad(), seeded(0), _watched(module, running, extremes if values else None):
+            with (
+                evaluation_mode(module),
+                torch.no_grad(),
+                seeded(0),
+                _watched(module, running, extremes if values else None),
+            ):
                 found = list(tensors_in(module(*copy.deepcopy(tuple(example)))))
             return cls(found if values else [], extremes)
         except Exception as error:  # whatever a network's own code raises
             return cls([], {}, (running[-1] if running else "", " ".join(str(error).split())[:200]))
-        finally:
-            for part in training:
-                part.training = True
 
 
 def compare(before: Run, after: Run) -> Difference:

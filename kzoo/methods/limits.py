@@ -6,7 +6,7 @@ fails or gives other outputs, `Limits.relent` asks less of the first module that
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Literal
@@ -14,7 +14,7 @@ from typing import Literal
 from torch import nn
 
 from kzoo.errors import InputError
-from kzoo.graph import ChannelGraph, groups_of
+from kzoo.graph import Axis, ChannelGraph, groups_of
 from kzoo.graph.attributes import ambiguous_attributes
 from kzoo.methods.checking import Difference
 
@@ -53,6 +53,10 @@ class Limits:
     stopped: dict[int, str] = field(default_factory=dict)
     tried: set[Step] = field(default_factory=set)
     trial: Step | None = None
+
+    def stop(self, axes: Iterable[Axis], reason: str) -> None:
+        """All groups in these axes stay."""
+        self.stopped.update({group.index: reason for axis in axes for group in groups_of(axis)})
 
     def relent(self, module: nn.Module, graph: ChannelGraph, sizes: Mapping[int, int], found: Difference) -> None:
         """Take the next step, at the module that went wrong when groups grew to ``sizes``, or at one around it.

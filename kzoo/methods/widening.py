@@ -109,9 +109,7 @@ def widen_module(
         make = partial(_wider, graph=graph, sizes=sizes, tied=tied, choices=choices, kept=limits.kept)
         wider, edits = make(module)
         if lost := unsaved_buffers(module, wider, edits):
-            reason = f"{lost[0]}, which no file holds, differs by channel"
-            inside = {group.index for axis in graph.tensors[lost[0]] for group in groups_of(axis)}
-            limits.stopped.update(dict.fromkeys(inside, reason))
+            limits.stop(graph.tensors[lost[0]], f"{lost[0]}, which no file holds, differs by channel")
             continue
         found, same = check.of(wider, make)
         if same:
@@ -128,6 +126,9 @@ class _Check:
     def __init__(self, module: nn.Module, inputs: Sequence[Any], exact: bool) -> None:
         self.module, self.inputs, self.exact = module, inputs, exact
         self.before = Run.of(module, inputs, exact)
+        if exact and not self.before.outputs:
+            _, why = self.before.failed or ("", "it gives no tensors")
+            raise InputError(f"{type(module).__name__} cannot be compared with wider networks on the example: {why}")
         if not all(bool(tensor.isfinite().all()) for tensor in self.before.outputs):
             raise InputError(
                 f"{type(module).__name__} gives infinite values or NaN for the example, which nothing can be compared with: "
@@ -142,8 +143,10 @@ class _Check:
         inputs = [
             item.double() if isinstance(item, Tensor) and item.is_floating_point() else item for item in self.inputs
         ]
-        check = _Check(copy.deepcopy(self.module).double(), inputs, self.exact)
-        return check if check.before.failed is None else None
+        try:
+            return _Check(copy.deepcopy(self.module).double(), inputs, self.exact)
+        except InputError:
+            return None
 
     def of(self, wider: nn.Module, make: Callable[[nn.Module], tuple[nn.Module, Any]]) -> tuple[Difference, bool]:
         """How far ``wider`` is from the module, and whether that is rounding only; ``make`` makes wider ones."""

@@ -325,6 +325,16 @@ def test_a_network_that_gives_nan_is_refused() -> None:
         widen_module(module, vector())
 
 
+def test_a_network_that_gives_no_tensors_is_refused() -> None:
+    class Silent(nn.Sequential):
+        def forward(self, x: Tensor) -> int:
+            super().forward(x)
+            return 3
+
+    with pytest.raises(InputError, match="it gives no tensors"):
+        widen_module(Silent(*trained(linears)), vector())
+
+
 def test_rounding_that_grows_is_told_from_code_that_does_not_follow() -> None:
     class Chaotic(nn.Module):
         def __init__(self) -> None:
