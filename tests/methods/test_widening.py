@@ -147,7 +147,7 @@ def test_shares_go_back_through_layers_over_other_axes() -> None:
 
 REAL = (
     "test_resnet", "test_efficientnet", "test_vit", "test_convnext", "test_byobnet", "test_nfnet", "test_coatnet",
-    "test_mambaout", "starnet_s050", "mobilenetv3_small_050", "levit_128s", "test_vit_relpos",
+    "test_mambaout", "starnet_s050", "mobilenetv3_small_050", "test_vit_relpos",
 )  # fmt: skip
 
 
@@ -378,6 +378,34 @@ def test_a_network_whose_code_does_not_follow_is_left_where_it_does_not() -> Non
     found = widen_module(trained(Stubborn), vector(), 1.5)
     assert (found.module.first.out_features, found.module.middle.out_features) == (4, 9)
     assert "does not follow" in found.left[0]["reason"]
+
+
+def test_heads_grow_with_the_trunk_where_the_code_takes_them_for_one() -> None:
+    class Square(Attention):
+        def attend(self, x: Tensor) -> Tensor:
+            batch, length, width = x.shape
+            q, k, v = (part.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, 2))
+            return self.proj(self.plain(q, k, v).transpose(1, 2).reshape(batch, length, width))
+
+    module = trained(Square)
+    found = widen_module(module, image(), 1.5)
+    assert (found.module.num_heads, found.module.proj.in_features, found.module.proj.out_features) == (4, 16, 16)
+    assert difference(module, found.module, image(seed=1)) < EXACT
+
+
+def test_an_attribute_that_only_looks_like_a_width_is_kept() -> None:
+    class Threes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts, self.first, self.last = 3, nn.Linear(3, 3), nn.Linear(3, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(torch.relu(self.first(x.view(-1, self.parts, 3)))).mean(1)
+
+    module = trained(Threes)
+    found = widen_module(module, vector(), 2)
+    assert (found.module.parts, found.module.first.out_features, found.left) == (3, 6, ())
+    assert difference(module, found.module, vector() + 1) < EXACT
 
 
 @pytest.mark.parametrize("same", [True, False])
