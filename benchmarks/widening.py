@@ -234,7 +234,7 @@ def page(result: dict[str, Any]) -> str:
             f"`python -m benchmarks.widening --held-back {others['count']} --seed {others['seed']}` draws networks of {MODERATE[0] / 1e6:.0f} to"
             f" {MODERATE[1] / 1e6:.0f} million parameters",
             "at random, at most one of a family and none of the table above; they were drawn when the code was finished, and none",
-            f"had been tried before. {widened} of {len(others['rows'])} were widened.",
+            f"had been looked at while it was written. {widened} of the {len(others['rows'])} tried were widened.",
             "",
             *table(others["rows"]),
         ]
