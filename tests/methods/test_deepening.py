@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from kzoo.building import NetworkSpec, build_network
 from kzoo.edits import apply_edits
 from kzoo.errors import InputError
-from kzoo.methods.deepening import Deepening, deepen_module, relative_difference
+from kzoo.methods.checking import relative_difference
+from kzoo.methods.deepening import Deepening, deepen_module
 from kzoo.methods.equality import equal_architecture
 from kzoo.methods.preserving import NoIdentity, identity_kernel, make_identity, propose
 from kzoo.methods.probing import example_images, outputs_of

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from kzoo.edits import ACTIVATIONS, apply_edits
 from kzoo.errors import InputError
-from kzoo.methods.deepening import relative_difference
+from kzoo.methods.checking import relative_difference
 from kzoo.methods.dils import DilsOptions, Insertion, Sums, apply_activation, insert, inverse, rows_of
 from kzoo.methods.probing import outputs_of
 from kzoo.methods.stepwise import StepwiseOptions, deepen_stepwise, held_back, train_keeping_best
