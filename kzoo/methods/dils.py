@@ -43,6 +43,7 @@ from kzoo.methods.least_squares import (
     solve_layer,
     target_rows,
 )
+from kzoo.methods.points import require_inner
 from kzoo.methods.preserving import identity_kernel
 from kzoo.methods.probing import Output, chain_of, outputs_of, source_of, survey
 from kzoo.training.evaluation import place
@@ -304,6 +305,7 @@ def _place_after(work: nn.Module, at: str, probe: Tensor, wanted: str | None) ->
         point = chain[0]
     if point.count != 1:
         raise InputError(f"{point.name} is run {point.count} times in one pass: name another layer")
+    require_inner(point, found)
     source = source_of(point, found)
     if source is None:
         raise InputError(f"no linear layer or convolution comes before {point.name}: name another layer")

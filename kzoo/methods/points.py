@@ -19,9 +19,13 @@ _LARGEST_KERNEL = 3
 
 
 def last_activations(found: Sequence[Output], activations: Sequence[str] | None) -> list[Output]:
-    """Of each resolution (of the images, or of tokens) the last output that comes right from one of these activations."""
+    """Of each resolution (of the images, or of tokens) the last output that comes right from one of these activations.
+
+    The network's own output is left out.
+    """
     last: dict[tuple[int, ...], Output] = {}
-    for output in direct_activations(found, activations):
+    inner = [output for output in direct_activations(found, activations) if output.tensor != found[-1].tensor]
+    for output in inner:
         last[output.shape[2:] if len(output.shape) > 3 else output.shape[1:-1]] = output
     # Outputs of one place each are those of heads and of channel gates.
     wide = [output for key, output in last.items() if math.prod(key) > 1]
@@ -77,12 +81,23 @@ def any_point(name: str, found: Sequence[Output]) -> Output:
     """The module itself.
 
     Raises:
-        InputError: it is run several times.
+        InputError: it is run several times, or gives the network's output.
     """
     output = chain_of(name, found)[0]
+    require_inner(output, found)
     if output.count != 1:
         raise InputError(f"{name} is run {output.count} times in one pass: name another layer")
     return output
+
+
+def require_inner(output: Output, found: Sequence[Output]) -> None:
+    """Refuse what gives the network's output.
+
+    Raises:
+        InputError: it does.
+    """
+    if output.tensor == found[-1].tensor:
+        raise InputError(f"{output.name} is the network's output layer: name a layer before it")
 
 
 def _norm_before(point: Output, found: Sequence[Output]) -> _BatchNorm | None:

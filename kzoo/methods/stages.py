@@ -58,8 +58,9 @@ def stages_of(
     windows, or on pixels of its own. In a network without blocks the parts of rows count that have several layers.
     """
     ends = set(_last_blocks(module).values())
-    blocks = [one for one in found if one.taken != id(images) and is_block(one.module)]
-    blocks = blocks or [one for one in found if one.name in ends and _layers(one.module) > 1]
+    once = [one for one in found if one.count == 1 and one.taken != id(images)]
+    blocks = [one for one in once if is_block(one.module)]
+    blocks = blocks or [one for one in once if one.name in ends and _layers(one.module) > 1]
     whole = [one.name for one in blocks if one.given == one.shape]
     stages: dict[int, list[nn.Module]] = {}
     for one in blocks:
