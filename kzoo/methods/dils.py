@@ -45,7 +45,7 @@ from kzoo.methods.least_squares import (
 )
 from kzoo.methods.points import require_inner
 from kzoo.methods.preserving import identity_kernel
-from kzoo.methods.probing import Output, chain_of, outputs_of, source_of, survey
+from kzoo.methods.probing import Output, calls, chain_of, outputs_of, source_of, survey
 from kzoo.training.evaluation import place
 
 Where = Literal["after", "before"]
@@ -413,6 +413,13 @@ def _insert_before(work: nn.Module, at: str, images: Tensor, options: DilsOption
     if inputs is None:
         raise InputError(
             f"{at} is a {type(old).__name__}: a layer can come before a linear layer or a convolution only"
+        )
+    if (count := calls(work, [at], images[:2])[at].count) != 1:
+        raise InputError(f"{at} is run {count} times in one pass, so that it cannot be solved anew: name another layer")
+    owners = [name for name, part in work.named_modules() for value in part._parameters.values() if value is old.weight]
+    if len(owners) > 1:
+        raise InputError(
+            f"the weight of {at} is tied to that of {owners[owners[0] == at]}, so that it cannot be solved anew: name another layer"
         )
     activation = wanted or _activation_near(work, at, images[:2])
     if activation not in ACTIVATIONS:

@@ -391,6 +391,7 @@ def test_epoch_zero_can_be_the_best(trained: nn.Module) -> None:
         ("0", {"options": DilsOptions(method="magic")}, "analytic"),  # type: ignore[arg-type]
         ("2", {"where": "before", "activation": "exp"}, "activation"),
         ("0", {"activation": "exp"}, "activation"),
+        ("2", {"activation": "tanh"}, "output layer"),
     ],
 )
 def test_bad_input(at: str, options: dict[str, Any], expected: str) -> None:
@@ -405,6 +406,17 @@ def test_images_that_cannot_be_used() -> None:
             insert(module, "0", images)
     with pytest.raises(InputError, match="does not take"):
         insert(module, "2", torch.randn(3, 7), "before", activation="tanh")
+
+
+def test_a_layer_whose_weights_something_else_needs_is_not_solved_anew() -> None:
+    layer, images = nn.Linear(6, 6), torch.randn(20, 6)
+    twice = nn.Sequential(layer, nn.Tanh(), layer, nn.Tanh(), nn.Linear(6, 2))
+    with pytest.raises(InputError, match="run 2 times"):
+        insert(twice, "0", images, "before")
+    tied = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 2))
+    tied[2].weight = tied[0].weight
+    with pytest.raises(InputError, match="tied"):
+        insert(tied, "2", images, "before")
 
 
 def test_the_loop_refuses_positions_that_are_none(trained: nn.Module) -> None:
