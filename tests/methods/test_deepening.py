@@ -246,7 +246,7 @@ def test_a_batch_normalisation_that_cannot_be_undone_well_enough_is_left_out(mon
 
     def badly(norm: nn.BatchNorm2d) -> None:
         undo_normalisation(norm)
-        norm.weight.mul_(1 + 1e-6)
+        norm.weight.data.mul_(1 + 1e-6)
 
     monkeypatch.setattr("kzoo.methods.deepening.undo_normalisation", badly)
     module, images = plain(norm=True), torch.randn(20, 3, 5, 5, dtype=torch.float64)
