@@ -102,7 +102,8 @@ def deepen_module(
 
     ``at`` names one or several places: a stage (a container of blocks; a block like its last is appended), a block with
     a shortcut (another like it comes behind), or a layer (an identity layer comes behind its activation). ``"all"`` deepens
-    every stage by one block, or, in a network without residual stages, every resolution by one identity layer.
+    every stage by one block; where none fits by an identity layer, and where its activations allow none by a residual layer.
+    A network without blocks gets an identity layer for every resolution.
 
     ``calibration`` are images ready for the network (N x C x H x W, floats, normalised); needed where a batch
     normalisation is inserted, and for training mode where one is on the shortcut of a block (as in RepVGG). ``norm`` says
@@ -196,7 +197,9 @@ class _Work:
                 stages.pop(places)
         for places, blocks in stages.items():
             if reason := self._add_layer(places, blocks, resolutions):
-                self.skipped[last_block(self.module, blocks)] = reasons.get(places, reason)
+                if places in reasons:
+                    reason = f"no block fits ({reasons[places]}), nor a layer: {reason}"
+                self.skipped[last_block(self.module, blocks)] = reason
 
     def _places(self, stage: ResidualStage, stages: Mapping[int, Sequence[nn.Module]], resolutions: Resolutions) -> int:
         """The resolution of a residual stage; where it works on windows, that of the innermost block around it."""

@@ -55,6 +55,8 @@ Projection = Literal["identity", "random", "svd"]
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 #: Features of up to so many bytes are kept, others computed anew.
 _HELD_BYTES = 512 << 20
+#: An error of which nothing need be made smaller.
+_EXACT = 1e-6
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,7 @@ def _insert_after(work: nn.Module, at: str, images: Tensor, options: DilsOptions
     error, identity_error = _error(layer, activation, stream), _error(plain, activation, stream)
     edit: Edit = {"edit": "insert", "after": point.name, "layer": spec}
     found = _inserted(copied(work), edit, layer, error, identity_error)
-    if options.method == "analytic" and options.lift is not None and error > options.lift * identity_error:
+    if options.method == "analytic" and options.lift is not None and error > max(options.lift * identity_error, _EXACT):
         lifted = _lifted(work, found, where, plain, stream, images, options)
         return found if lifted is None else lifted
     return found
@@ -251,11 +253,13 @@ def _lifted(
     point, before = where.point, where.before
     start = linear_from(activation) if activation == point.activation else None
     bias = None if before is None else getattr(before.module, "bias", None)
-    if before is None or start is None or not isinstance(bias, Tensor) or len(bias) != layer_outputs(layer):
+    if before is None or before.count != 1 or start is None:
+        return None
+    if not isinstance(bias, Tensor) or len(bias) != layer_outputs(layer):
         return None
     lowest = torch.full((len(bias),), math.inf, dtype=torch.float64)
-    for _, given in features(work, before.name, images, options.batch):
-        lowest = torch.minimum(lowest, target_rows(layer, given).min(0).values)
+    for _, output in features(work, before.name, images, options.batch):
+        lowest = torch.minimum(lowest, target_rows(layer, output).min(0).values)
     shift = (start - lowest).clamp(min=0)
     network = copied(work)
     raised = network.get_submodule(before.name).bias
