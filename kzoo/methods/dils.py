@@ -147,6 +147,8 @@ def _check(options: DilsOptions, where: str, calibration: Tensor) -> None:
         raise InputError(
             f"ridge={options.ridge} and clamp={options.clamp} are not possible: expected 0 or more, and 0 to 0.5"
         )
+    if options.lift is not None and not options.lift >= 0:
+        raise InputError(f"lift={options.lift} is not possible: expected 0 or more, or None for never")
     if not isinstance(calibration, Tensor) or not calibration.is_floating_point() or len(calibration) < 1:
         raise InputError("calibration images are needed: give floats of N x C x H x W, prepared as in training")
     if not torch.isfinite(calibration).all():

@@ -409,6 +409,7 @@ def test_epoch_zero_can_be_the_best(trained: nn.Module) -> None:
         ("1", {"where": "beside"}, "after"),
         ("1", {"where": "before"}, "linear layer or a convolution"),
         ("0", {"options": DilsOptions(ridge=-1)}, "ridge"),
+        ("0", {"options": DilsOptions(lift=-1)}, "lift"),
         ("0", {"options": DilsOptions(method="magic")}, "analytic"),  # type: ignore[arg-type]
         ("2", {"where": "before", "activation": "exp"}, "activation"),
         ("0", {"activation": "exp"}, "activation"),
