@@ -160,6 +160,7 @@ class _Work:
         self.edits: list[Edit] = []
         self.added: list[str] = []
         self.skipped: dict[str, str] = {}
+        self.uncalibrated: str | None = None
 
     # Where
 
@@ -172,6 +173,8 @@ class _Work:
                 name = self._name(output.module)
                 if reason := self._insert_first([name], kind):
                     self.skipped[name] = reason
+        if not self.edits and self.uncalibrated:
+            raise InputError(self.uncalibrated)
         if not self.edits:
             why = "; ".join(f"{name}: {reason}" for name, reason in list(self.skipped.items())[:2])
             raise InputError(
@@ -364,10 +367,11 @@ class _Work:
         point = any_point(name, found) if residual else idempotent_point(name, found)
         layer = describe(point, found, residual, None if residual else self._epsilon(point))
         if "norm" in layer and not self.calibrated:
-            raise InputError(
+            self.uncalibrated = (
                 f"a batch normalisation behind {point.name} needs calibration images to be undone: give calibration, or "
                 "norm=False for an identity layer without it"
             )
+            raise InputError(self.uncalibrated)
         try:
             self._carry_out(point.name, layer)
         except NoIdentity as reason:

@@ -302,6 +302,7 @@ def _place_after(work: nn.Module, at: str, probe: Tensor, wanted: str | None) ->
         point = output
         if output.activation is not None:
             break
+    require_inner(point, found)
     if point.activation is None and wanted is None:
         raise InputError(
             f"no activation comes right behind {at}: name a layer that has one (in a transformer its block's mlp.fc1), or give "
@@ -311,7 +312,6 @@ def _place_after(work: nn.Module, at: str, probe: Tensor, wanted: str | None) ->
         point = chain[0]
     if point.count != 1:
         raise InputError(f"{point.name} is run {point.count} times in one pass: name another layer")
-    require_inner(point, found)
     source = source_of(point, found)
     if source is None:
         raise InputError(f"no linear layer or convolution comes before {point.name}: name another layer")

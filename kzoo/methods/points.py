@@ -49,7 +49,8 @@ def idempotent_point(name: str, found: Sequence[Output]) -> Output:
     """The first module, at a name or behind it, whose output comes from an idempotent activation.
 
     Raises:
-        InputError: there is no activation, one that is not idempotent, or the module is run several times.
+        InputError: there is no activation, one that is not idempotent, or the module is run several times, or gives the
+            network's output.
     """
     chain = chain_of(name, found)
     norm = None
@@ -71,6 +72,7 @@ def idempotent_point(name: str, found: Sequence[Output]) -> Output:
             norm = output.module
         elif number and isinstance(output.module, (*_CONVOLUTIONS, nn.Linear)):
             break
+    require_inner(chain[0], found)
     raise InputError(
         f"no activation comes right behind {name}, so that an identity layer there would only be linear: name a layer that has "
         "one, or use kind='residual'"

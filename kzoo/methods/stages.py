@@ -16,7 +16,6 @@ from kzoo.methods.probing import Call, Output, calls
 from kzoo.training.evaluation import evaluation_mode
 from kzoo.unstriding import FORMS
 
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _ROWS = (nn.Sequential.forward, nn.ModuleList.forward, nn.ModuleDict.forward)
 Shape = tuple[int, ...]

@@ -355,16 +355,23 @@ def test_activations_that_are_not_idempotent_are_refused_with_what_can_be_done()
 
 
 def test_batch_normalisation_needs_calibration_images() -> None:
-    assert "calibration" in refused(network("torchvision:shufflenet_v2_x0_5"), "conv1.2")
+    for at in ("conv1.2", "all"):
+        said = refused(network("torchvision:shufflenet_v2_x0_5"), at)
+        assert said.startswith("a batch normalisation behind") and "give calibration" in said
 
 
 def test_a_layer_without_an_activation_is_refused() -> None:
-    assert "no activation" in refused(perceptron(), "2", calibration=torch.randn(3, 5, dtype=torch.float64))
+    module, inputs = (
+        nn.Sequential(nn.Linear(5, 4), *perceptron()[2:], nn.Linear(3, 2)).double(),
+        torch.randn(3, 5).double(),
+    )  # type: ignore[index]
+    assert "no activation" in refused(module, "0", calibration=inputs)
 
 
 def test_the_output_layer_is_refused() -> None:
     inputs = torch.randn(3, 5, dtype=torch.float64)
-    assert "output layer" in refused(perceptron(), "2", calibration=inputs, kind="residual")
+    for kind in ("auto", "residual"):
+        assert "2 is the network's output layer" in refused(perceptron(), "2", calibration=inputs, kind=kind)
 
 
 def test_an_activation_that_is_run_twice_is_refused() -> None:

@@ -405,7 +405,7 @@ def test_epoch_zero_can_be_the_best(trained: nn.Module) -> None:
     ("at", "options", "expected"),
     [
         ("9", {}, "nearest"),
-        ("2", {}, "no activation"),
+        ("2", {}, "output layer"),
         ("1", {"where": "beside"}, "after"),
         ("1", {"where": "before"}, "linear layer or a convolution"),
         ("0", {"options": DilsOptions(ridge=-1)}, "ridge"),
@@ -419,6 +419,12 @@ def test_epoch_zero_can_be_the_best(trained: nn.Module) -> None:
 def test_bad_input(at: str, options: dict[str, Any], expected: str) -> None:
     with pytest.raises(InputError, match=expected):
         insert(shallow("tanh", 0), at, digits()[0][:20], **options)
+
+
+def test_a_layer_without_an_activation_is_refused() -> None:
+    module = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 2))
+    with pytest.raises(InputError, match="no activation comes right behind 0"):
+        insert(module, "0", torch.randn(20, 6))
 
 
 def test_images_that_cannot_be_used() -> None:
