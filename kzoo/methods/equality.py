@@ -28,9 +28,7 @@ def equal_architecture(module: nn.Module) -> str | None:
         try:
             with without_weights(on_cpu=name.partition(":")[2].startswith("regnet")):
                 other = build()
-        except (
-            Exception
-        ):  # constructors raise what they like, for a number of classes or channels that they do not take
+        except Exception:  # constructors do, for a number of classes or channels that they do not take
             continue
         found = {key: tuple(value.shape) for key, value in other.state_dict().items()}
         if found == wanted and _settings(other) == _settings(module):
