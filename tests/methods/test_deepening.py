@@ -327,7 +327,7 @@ def test_resnet18_becomes_resnet34() -> None:
     assert equal_architecture(found.module) == "timm:resnet34"
     other = timm.create_model("resnet34", num_classes=7).eval()
     other.load_state_dict(found.module.state_dict())
-    assert relative_difference([module(images)], [other(images)]) < 1e-5
+    assert relative_difference(outputs_of(module, images), outputs_of(other, images)) < 1e-5
 
 
 def test_a_changed_network_that_nobody_knows_has_no_name() -> None:
