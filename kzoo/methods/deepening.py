@@ -236,7 +236,7 @@ class _Work:
     def _add_layer(self, places: int, blocks: Sequence[nn.Module], resolutions: Resolutions) -> str | None:
         """An identity layer at a resolution, or a residual layer behind its last block; the reason why there is none."""
         found = [one for one in survey(self.module, self.probe) if resolutions.of(one.shape) == places]
-        end = max(number for number, one in enumerate(found) if one.module in blocks)
+        end = max((number for number, one in enumerate(found) if one.module in blocks), default=-1)
         # What comes behind the last block begins the next stage.
         if points := direct_activations(found[: end + 1], IDEMPOTENT) or direct_activations(found, IDEMPOTENT):
             return self._insert_first([one.name for one in points[: -_TRIED - 1 : -1]], "identity")
