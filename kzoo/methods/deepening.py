@@ -100,7 +100,7 @@ def deepen_module(
 ) -> Deepening:
     """A deeper copy of a network that computes the same function.
 
-    ``at`` names one or several places: a stage (a container of blocks; a block like its last is appended), a block with
+    ``at`` names one or several places: a stage (blocks in a row; one like the last is appended), a block with
     a shortcut (another like it comes behind), or a layer (an identity layer comes behind its activation). ``"all"`` deepens
     every stage by one block; where none fits by an identity layer, and where its activations allow none by a residual layer.
     A network without blocks gets an identity layer for every resolution.
@@ -221,12 +221,12 @@ class _Work:
     def _edits_behind(self, blocks: Sequence[nn.Module]) -> list[Edit]:
         return [{"edit": "insert", "after": name, "like": name} for name in map(self._name, blocks)]
 
-    def _add_first(self, edits: Sequence[Edit]) -> str | None:
+    def _add_first(self, edits: Sequence[Edit], residual: bool = True) -> str | None:
         """Carry the first of several edits out that preserves the function; the reason why there is none."""
         reasons: list[str] = []
         for edit in edits:
             try:
-                self._add_block(edit, residual=True)
+                self._add_block(edit, residual)
             except NoIdentity as reason:
                 reasons.append(str(reason))
             else:
@@ -264,21 +264,10 @@ class _Work:
         if kind != "auto":
             self._insert_layer(name, kind)
             return
-        reason = None
-        if is_stage(part):
-            edits = next((stage.edits for stage in residual_stages(self.module, self.probe) if stage.name == name), [])
-            for edit in edits or [{"edit": "append", "stage": name, "like": list(part._modules)[-1]}]:
-                try:
-                    self._add_block(edit)
-                    return
-                except NoIdentity as found:
-                    reason = found
-        elif not isinstance(part, (*_CONVOLUTIONS, nn.Linear, _BatchNorm)) and any(True for _ in part.parameters()):
-            try:
-                self._add_block({"edit": "insert", "after": name, "like": name}, residual=True)
-                return
-            except NoIdentity as found:
-                reason = found
+        edits, residual = self._block_edits(name, part), not is_stage(part)
+        reason = self._add_first(edits, residual) if edits else None
+        if edits and reason is None:
+            return
         try:
             self._insert_layer(name, kind)
         except InputError as refused:
@@ -286,10 +275,24 @@ class _Work:
                 raise
             raise InputError(f"{name} cannot be deepened by a block ({reason}), nor by a layer: {refused}") from None
 
+    def _block_edits(self, name: str, part: nn.Module) -> list[Edit]:
+        """Edits that add a block to a stage, or behind a block; the best first."""
+        stages = {stage.name: stage.edits for stage in residual_stages(self.module, self.probe) if stage.edits}
+        if is_stage(part):
+            return stages.get(name) or [{"edit": "append", "stage": name, "like": list(part._modules)[-1]}]
+        # A module around a row of blocks, as one that begins with a layer of stride 2.
+        if inner := [stages[f"{name}.{child}"] for child in part._modules if f"{name}.{child}" in stages]:
+            return inner[-1]
+        alone = isinstance(part, (*_CONVOLUTIONS, nn.Linear, _BatchNorm)) or not any(True for _ in part.parameters())
+        return [] if alone else [{"edit": "insert", "after": name, "like": name}]
+
     # A block like another
 
-    def _add_block(self, edit: Edit, residual: bool = False) -> None:
-        """Carry an edit out that copies a block, and make the copy the identity; nothing is changed where that fails."""
+    def _add_block(self, edit: Edit, residual: bool) -> None:
+        """Carry an edit out that copies a block, and make the copy the identity; nothing is changed where that fails.
+
+        With ``residual`` a block without a shortcut fails.
+        """
         undo = _undo(self.module)
         try:
             name = append_edit(self.module, edit) if edit["edit"] == "append" else str(insert_edit(self.module, edit))

@@ -315,6 +315,14 @@ def test_the_network_given_stays_as_it_is() -> None:
     module.eval()
 
 
+def test_a_module_around_a_row_of_blocks_is_a_stage() -> None:
+    module = network("timm:test_convnext")
+    found = deepen_module(module, ["stages.1", "stages.2"])
+    assert found.added == ["stages.1.blocks.2", "stages.2.blocks.4"]
+    images = images_for(module)
+    assert relative_difference(outputs_of(module, images), outputs_of(found.module, images)) < 1e-12
+
+
 # Names of networks
 
 
