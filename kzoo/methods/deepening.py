@@ -277,14 +277,14 @@ class _Work:
 
     def _block_edits(self, name: str, part: nn.Module) -> list[Edit]:
         """Edits that add a block to a stage, or behind a block; the best first."""
+        if isinstance(part, (*_CONVOLUTIONS, nn.Linear, _BatchNorm)) or not any(True for _ in part.parameters()):
+            return []
         stages = {stage.name: stage.edits for stage in residual_stages(self.module, self.probe) if stage.edits}
         if is_stage(part):
             return stages.get(name) or [{"edit": "append", "stage": name, "like": list(part._modules)[-1]}]
         # A module around a row of blocks, as one that begins with a layer of stride 2.
-        if inner := [stages[f"{name}.{child}"] for child in part._modules if f"{name}.{child}" in stages]:
-            return inner[-1]
-        alone = isinstance(part, (*_CONVOLUTIONS, nn.Linear, _BatchNorm)) or not any(True for _ in part.parameters())
-        return [] if alone else [{"edit": "insert", "after": name, "like": name}]
+        inner = [stages[f"{name}.{child}"] for child in part._modules if f"{name}.{child}" in stages]
+        return inner[-1] if inner else [{"edit": "insert", "after": name, "like": name}]
 
     # A block like another
 
