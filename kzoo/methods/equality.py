@@ -27,9 +27,7 @@ def equal_architecture(module: nn.Module) -> str | None:
         try:
             with without_weights(on_cpu=name.partition(":")[2].startswith("regnet")):
                 other = build()
-        except (
-            Exception
-        ):  # constructors raise what they like, for a number of classes or channels that they do not take
+        except Exception:  # constructors do, for a number of classes or channels that they do not take
             continue
         if is_same(module, other):
             return name

@@ -149,13 +149,15 @@ def example_images(module: nn.Module, count: int = 2, seed: int = 0) -> Tensor:
 class Output:
     """What a module gave first: its shape, the activation that made it (None: another operation), how often it was called.
 
-    ``direct`` tells that nothing came behind the activation. ``tensor`` and ``taken`` are the identities of its output and of
-    its input, ``norm`` is the batch normalisation before the activation, where somebody looked for it.
+    ``given`` is the shape of what it took. ``direct`` tells that nothing came behind the activation. ``tensor`` and ``taken``
+    are the identities of its output and of its input, ``norm`` is the batch normalisation before the activation, where
+    somebody looked for it.
     """
 
     name: str
     module: nn.Module
     shape: tuple[int, ...]
+    given: tuple[int, ...]
     activation: str | None
     direct: bool
     tensor: int
@@ -182,7 +184,8 @@ def survey(module: nn.Module, images: Tensor) -> list[Output]:
             if taken is not None:
                 held.append(taken)
             activation, direct = activation_of(output)
-            found[name] = Output(name, part, tuple(output.shape), activation, direct, id(output), id(taken))
+            given = () if taken is None else tuple(taken.shape)
+            found[name] = Output(name, part, tuple(output.shape), given, activation, direct, id(output), id(taken))
 
     handles = [part.register_forward_hook(partial(after, name)) for name, part in module.named_modules() if name]
     frozen = [value for value in module.parameters() if not value.requires_grad and value.is_floating_point()]
