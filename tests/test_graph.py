@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import timm
 import torch
+import torch_pruning
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -238,15 +239,14 @@ LAYERS = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
 
 def pruning_sets(module: nn.Module, example: Tensor) -> dict[str, set[tuple[str, int]]]:
     """By the weight that makes channels, the weights of other layers tied to it, as torch-pruning sees them."""
-    pruning = pytest.importorskip("torch_pruning")
-    graph = pruning.DependencyGraph().build_dependency(module, example_inputs=example)
+    graph = torch_pruning.DependencyGraph().build_dependency(module, example_inputs=example)
     names = {part: name for name, part in module.named_modules() if isinstance(part, LAYERS)}
     found: dict[str, set[tuple[str, int]]] = {}
     for part, name in names.items():
         if isinstance(part, nn.Linear):
-            prune = pruning.prune_linear_out_channels
+            prune = torch_pruning.prune_linear_out_channels
         elif isinstance(part, nn.Conv2d) and part.groups == 1:
-            prune = pruning.prune_conv_out_channels
+            prune = torch_pruning.prune_conv_out_channels
         else:
             continue
         members = set()

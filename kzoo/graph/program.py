@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import io
+import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -122,13 +124,26 @@ def first_names(module: nn.Module) -> dict[str, str]:
 
 def _exported(module: nn.Module, example: tuple[Any, ...]) -> Any:
     try:
-        return torch.export.export(module, example, strict=False)
+        with _silent():
+            return torch.export.export(module, example, strict=False)
     except Exception as error:  # whatever a network's own code raises
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(
             f"{type(module).__name__} cannot be traced ({reason:.200}): widening needs a network whose operations do not "
             "depend on the values of its inputs; check the example input, or widen a part of the network"
         ) from None
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Without what torch logs and prints of a network that it cannot trace: that is said in one sentence."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 class _Reader:

@@ -15,7 +15,6 @@ so exactly in evaluation mode, and in training mode on the calibration batch alo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -27,6 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from kzoo.building import seeded
 from kzoo.edits import Deeper, Edit, append_edit, computed_tensors, copied, find_module, insert_edit, is_stage
 from kzoo.errors import InputError
+from kzoo.fresh import reset
 from kzoo.methods.checking import relative_difference
 from kzoo.methods.points import (
     IDEMPOTENT,
@@ -304,7 +304,8 @@ class _Work:
             name = append_edit(self.module, edit) if edit["edit"] == "append" else str(insert_edit(self.module, edit))
             block = self.module.get_submodule(name)
             if self.init == "fresh":
-                reset(block, self.seed + len(self.edits))
+                with seeded(self.seed + len(self.edits)):
+                    reset(block)
             for parameter in block.parameters():
                 parameter.requires_grad_(parameter.is_floating_point())
             self._make_identity(name, block, residual)
@@ -466,25 +467,3 @@ def _undone(block: nn.Module, proposal: Proposal) -> list[_BatchNorm]:
     """The batch normalisations of a block that hand their input on, in their order."""
     known = [block.get_submodule(path) for path in proposal.identities]
     return [part for part in block.modules() if isinstance(part, _BatchNorm) and part in known]
-
-
-@torch.no_grad()
-def reset(block: nn.Module, seed: int) -> None:
-    """Fresh values for a block's layers, in place: He et al.'s for convolutions, a truncated normal of 0.02 for linear layers.
-
-    Other layers reset themselves; normalisations become those of a new network. A parameter that no layer resets, such as a
-    table of positions or a temperature, keeps the value of the block that this one is like.
-    """
-    with seeded(seed):
-        for part in block.modules():
-            if isinstance(part, _CONVOLUTIONS):
-                fan_out = part.out_channels // part.groups * math.prod(part.kernel_size)
-                part.weight.normal_(0, math.sqrt(2 / fan_out))
-                if part.bias is not None:
-                    part.bias.zero_()
-            elif isinstance(part, nn.Linear):
-                nn.init.trunc_normal_(part.weight, std=0.02)
-                if part.bias is not None:
-                    part.bias.zero_()
-            elif isinstance(part, (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.Embedding, _BatchNorm)):
-                part.reset_parameters()

@@ -127,7 +127,13 @@ def _kept_statistics(module: nn.Module) -> Iterator[None]:
 
 
 def example_images(module: nn.Module, count: int = 2, seed: int = 0) -> Tensor:
-    """Images of noise in the size that a network takes, as far as it tells: N x C x H x W, standard normal."""
+    """Images of noise in the size that a network takes, as far as it tells: N x C x H x W, standard normal.
+
+    A network that begins with a linear layer gets vectors, N x features.
+    """
+    first = next((part for part in module.modules() if isinstance(part, (*_CONVOLUTIONS, nn.Linear))), None)
+    if isinstance(first, nn.Linear) and not hasattr(module, "pretrained_cfg"):
+        return _noise(module, (count, first.in_features), seed)
     config = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
     size = tuple(config["input_size"]) if "input_size" in config else None
     taken = [part.in_channels for part in module.modules() if isinstance(part, nn.Conv2d)]
@@ -140,9 +146,11 @@ def example_images(module: nn.Module, count: int = 2, seed: int = 0) -> Tensor:
     embedding = getattr(module, "patch_embed", None)
     if isinstance(fixed := getattr(embedding, "img_size", None), tuple) and len(fixed) == 2:
         size = (size[0], *fixed)
-    device, dtype = place(module)
-    images = torch.randn(count, *size, generator=torch.Generator().manual_seed(seed))
-    return images.to(device, dtype)
+    return _noise(module, (count, *size), seed)
+
+
+def _noise(module: nn.Module, shape: Sequence[int], seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(*place(module))
 
 
 @dataclass

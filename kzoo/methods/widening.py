@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Literal, get_args
@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from kzoo.edits import Edit, replace_tensors, resize, resize_edit, unsaved_buffers
 from kzoo.errors import InputError
-from kzoo.graph import Axis, ChannelGraph, Share, channel_graph, groups_of
+from kzoo.graph import Axis, ChannelGraph, Share, channel_graph, groups_of, reasons_of
 from kzoo.graph.attributes import changed_attributes
 from kzoo.graph.program import forget_caches
 from kzoo.graph.sizes import new_size, positions, sources
+from kzoo.memory import require_memory
 from kzoo.methods.checking import Difference, Run, compare
 from kzoo.methods.limits import Limits
 from kzoo.methods.widths import Ties, by_factor, by_name, ties
@@ -160,7 +161,11 @@ class _Check:
 
 def _reasons(graph: ChannelGraph, tied: Ties) -> str:
     reasons = dict.fromkeys(tied.still.values())
-    return "; ".join(list(reasons)[:3]) or "all its channels are fixed by operations whose effect on them is not known"
+    if not reasons:
+        axes = ((name, axis) for name, axes in graph.tensors.items() for axis in axes)
+        reasons = {f"{name} cannot, for {reason}": None for name, axis in axes for reason in reasons_of(axis)}
+    aliases = [f"{one} is {other}" for one, other in graph.aliases.items()]
+    return "; ".join([*list(reasons)[:3], *aliases[:2]]) or "it has no parameters"
 
 
 def _told(
@@ -191,9 +196,17 @@ def _wider(
     shapes = {
         name: shape for name, shape in shapes.items() if shape != tuple(axis.size for axis in graph.tensors[name])
     }
+    needed = sum(math.prod(shape) * known.element_size() for shape, known in _pairs(module, shapes))
+    require_memory(f"a {type(module).__name__} so wide", needed)
     resize(wider, attributes, {})
     replace_tensors(wider, _new_tensors(module, graph, sizes, tied, choices, shapes))
     return wider, [resize_edit(attributes, shapes)]
+
+
+def _pairs(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+    """New shapes, each with the tensor that has it."""
+    known = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+    yield from ((shape, known[name]) for name, shape in shapes.items())
 
 
 def mappings(graph: ChannelGraph, sizes: Mapping[int, int], tied: Ties, seed: int) -> dict[int, Tensor]:

@@ -365,7 +365,7 @@ def test_activations_that_are_not_idempotent_are_refused_with_what_can_be_done()
 def test_batch_normalisation_needs_calibration_images() -> None:
     for at in ("conv1.2", "all"):
         said = refused(network("torchvision:shufflenet_v2_x0_5"), at)
-        assert said.startswith("a batch normalisation behind") and "give calibration" in said
+        assert said.startswith("a batch normalisation behind") and "--data TASK, or calibration=" in said
 
 
 def test_a_layer_without_an_activation_is_refused() -> None:
