@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -9,11 +11,11 @@ _FEW = 1e-4
 
 
 @torch.no_grad()
-def make_realistic(module: nn.Module, seed: int = 0) -> nn.Module:
+def make_realistic(module: nn.Module, images: Tensor | None = None, seed: int = 0) -> nn.Module:
     """Change the weights and statistics of ``module`` in place, so that no two channels are alike and none is silent.
 
-    Matrices get noise of a third of their standard deviation, scales are spread around one, shifts around zero, and the
-    statistics of batch normalisation are moved.
+    Matrices get noise of a third of their standard deviation, scales are spread around one, shifts around zero. The
+    statistics of batch normalisation are those of ``images``, where there are some, and are moved a little.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -31,12 +33,31 @@ def make_realistic(module: nn.Module, seed: int = 0) -> nn.Module:
         else:
             # Zeros, and the near zeros of a fresh layer scale.
             parameter.add_(drawn(parameter) * (0.02 if parameter.ndim > 1 else 0.2))
-    for part in module.modules():
-        mean, variance = getattr(part, "running_mean", None), getattr(part, "running_var", None)
-        if isinstance(mean, Tensor) and isinstance(variance, Tensor):
-            mean.add_(0.2 * drawn(mean))
-            variance.mul_(torch.exp(0.3 * drawn(variance)))
+    if images is not None:
+        _calibrate(module, images)
+    for part in _with_statistics(module):
+        part.running_mean.add_(0.2 * drawn(part.running_mean) * part.running_var.sqrt())
+        part.running_var.mul_(torch.exp(0.3 * drawn(part.running_var)))
     return module
+
+
+def _with_statistics(module: nn.Module) -> list[Any]:
+    kinds = ("running_mean", "running_var")
+    return [part for part in module.modules() if all(isinstance(getattr(part, kind, None), Tensor) for kind in kinds)]
+
+
+def _calibrate(module: nn.Module, images: Tensor) -> None:
+    """Statistics of other data than a network's own let its numbers grow until single precision cannot hold them."""
+    norms = _with_statistics(module)
+    momenta, training = [norm.momentum for norm in norms], module.training
+    for norm in norms:
+        norm.momentum = 1.0
+    module.train()(images)
+    module.train(training)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        # Few images leave some channels next to no variance.
+        norm.running_var.add_(0.1 * norm.running_var.mean())
 
 
 def without_chance(module: nn.Module) -> nn.Module:

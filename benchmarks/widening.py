@@ -2,7 +2,7 @@
 
 The smallest network of each family of timm and of torchvision's classifiers gets weights as after training, and is made
 1.5 times wider (2 times where a norm forces that). Each runs in a process of its own. ``--only NAME ...`` runs some anew,
-``--table`` only writes docs/widening-coverage.md.
+``--table`` only writes docs/widening-coverage.md. ``--held-back COUNT --seed SEED`` tries other networks, drawn at random.
 """
 
 from __future__ import annotations
@@ -10,16 +10,21 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import subprocess
+import multiprocessing
+import random
 import sys
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
+import yaml
 from torch import nn
+from torchvision import models
 
 from benchmarks.common import RESULTS, machine
 from benchmarks.realistic import make_realistic, without_chance
@@ -31,9 +36,12 @@ from kzoo.readers.module import without_weights
 
 FACTOR = 1.5
 SECONDS = 900
+REGISTRY = Path(__file__).parents[1] / "registry"
 RESULT = RESULTS / "growth-widen.json"
 TABLE = Path(__file__).parents[1] / "docs" / "widening-coverage.md"
 MOST = {"float64": 1e-8, "float32": 1e-4}
+#: Parameters of the networks that are held back.
+MODERATE = (1e6, 40e6)
 #: Networks too large for this machine in double precision are built with fewer blocks.
 _LARGE = 200e6
 _FEWER = {"depth": 2}
@@ -41,8 +49,6 @@ _FEWER = {"depth": 2}
 
 def timm_families() -> Iterable[tuple[int, str, str]]:
     """The smallest network of each module of timm."""
-    import timm
-
     for family in sorted(timm.list_modules()):
         sizes = {name: _size(lambda name=name: timm.create_model(name)) for name in timm.list_models(module=family)}  # type: ignore[misc]
         known = {name: size for name, size in sizes.items() if size}
@@ -52,8 +58,6 @@ def timm_families() -> Iterable[tuple[int, str, str]]:
 
 def torchvision_families() -> Iterable[tuple[int, str, str]]:
     """The smallest classifier of each module of torchvision."""
-    from torchvision import models
-
     families: dict[str, dict[str, int]] = {}
     for name in models.list_models(module=models):
         builder = models.get_model_builder(name)
@@ -77,13 +81,9 @@ def build(network: str, small: bool = False) -> tuple[nn.Module, tuple[int, ...]
     library, _, name = network.partition(":")
     torch.manual_seed(0)
     if library == "timm":
-        import timm
-
         known = timm.get_pretrained_cfg(name)
         module = timm.create_model(name, num_classes=known.num_classes or 10, **(_FEWER if small else {}))
         return module, tuple(known.input_size)
-    from torchvision import models
-
     options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
     return models.get_model(name, **options), (3, 299, 299) if name == "inception_v3" else (3, 224, 224)
 
@@ -95,8 +95,9 @@ def one(network: str) -> dict[str, Any]:
     if sum(parameter.numel() for parameter in module.parameters()) > _LARGE:
         module, shape = build(network, small=True)
         note = "built with two blocks"
-    module = without_chance(make_realistic(module)).double().eval()
-    example = torch.randn(2, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    images = torch.randn(4, *shape, generator=torch.Generator().manual_seed(1))
+    module = make_realistic(without_chance(module), images).double().eval()
+    example = images[:2].double()
     row: dict[str, Any] = {"network": network, "parameters": _count(module), "note": note}
     started = time.perf_counter()
     try:
@@ -158,36 +159,59 @@ def _reason(row: dict[str, Any]) -> str:
 
 def in_process(network: str) -> dict[str, Any]:
     """One network in a process of its own, within the time limit."""
-    command = [sys.executable, "-m", "benchmarks.widening", "--one", network]
+    # Forked, so that the libraries are loaded once.
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_tell, args=(network, sender))
+    process.start()
+    sender.close()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
-    except subprocess.TimeoutExpired:
-        return {"network": network, "reason": f"took more than {SECONDS} seconds"}
-    if done.returncode:
-        return {"network": network, "reason": f"failed: {done.stderr.strip().splitlines()[-1:]!s:.300}"}
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+        found: dict[str, Any] = (
+            receiver.recv() if receiver.poll(SECONDS) else {"reason": f"took over {SECONDS} seconds"}
+        )
+    except EOFError:
+        found = {"reason": "the process was killed"}
+    process.kill()
+    process.join()
+    return {"network": network} | found
 
 
-def save(rows: list[dict[str, Any]]) -> None:
+def _tell(network: str, sender: Connection) -> None:
+    warnings.simplefilter("ignore")
+    try:
+        sender.send(one(network))
+    except Exception as error:
+        sender.send({"reason": f"failed: {type(error).__name__}: {error!s:.200}"})
+
+
+def held_back(count: int, seed: int, known: Collection[str]) -> list[tuple[str, str, str]]:
+    """Library, family and name of networks of moderate size that are not ``known``, drawn at random, at most one of a family."""
+    families: dict[tuple[str, str], list[str]] = {}
+    for file in sorted(REGISTRY.glob("timm/*.yaml")) + sorted(REGISTRY.glob("torchvision/*.yaml")):
+        for entry in yaml.safe_load(file.read_text())["architectures"]:
+            network = f"{file.parent.name}:{entry['name']}"
+            if MODERATE[0] <= entry["parameters"] <= MODERATE[1] and network not in known:
+                families.setdefault((file.parent.name, file.stem), []).append(network)
+    draw = random.Random(seed)
+    chosen = draw.sample(sorted(families), min(count, len(families)))
+    return [(*family, draw.choice(families[family])) for family in chosen]
+
+
+def save(result: dict[str, Any]) -> None:
+    """Write what is known so far, as data and as a page."""
+    rows = result["rows"]
     passed = sum(row.get("reason") == "" for row in rows)
-    result = {
-        "machine": machine(),
-        "torch": torch.__version__,
-        "factor": FACTOR,
-        "most": MOST,
-        "families": len(rows),
-        "widened": passed,
-        "share": round(passed / max(len(rows), 1), 4),
-        "rows": rows,
-    }
+    told = {"machine": machine(), "torch": torch.__version__, "factor": FACTOR, "most": MOST}
+    counts = {"families": len(rows), "widened": passed, "share": round(passed / max(len(rows), 1), 4)}
     RESULTS.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    TABLE.write_text(table(result))
+    RESULT.write_text(json.dumps({**told, **counts, **result}, indent=1) + "\n")
+    TABLE.write_text(page(result))
 
 
-def table(result: dict[str, Any]) -> str:
-    """The result as a page."""
+def page(result: dict[str, Any]) -> str:
+    """The results as a page."""
+    rows, others = result["rows"], result.get("held_back", {})
+    passed = sum(row.get("reason") == "" for row in rows)
     lines = [
         "# Which networks can be widened",
         "",
@@ -196,47 +220,84 @@ def table(result: dict[str, Any]) -> str:
         "by at most 1e-8 in float64, in evaluation and training mode (without dropout and stochastic depth), and by at most",
         "1e-4 in float32, relative to the largest output, parameters were added, and the edits rebuild the structure.",
         "",
-        f'{result["widened"]} of {result["families"]} families: {100 * result["share"]:.0f} %. "Left" are the tied sets that stay as they were,',
+        f'{passed} of {len(rows)} families: {100 * passed / max(len(rows), 1):.0f} %. "Left" are the tied sets that stay as they were,',
         "mostly the width of heads or groups where their number grew.",
         "",
+        *table(rows),
+    ]
+    if others:
+        widened = sum(row.get("reason") == "" for row in others["rows"])
+        lines += [
+            "",
+            "## Networks held back",
+            "",
+            f"`python -m benchmarks.widening --held-back {others['count']} --seed {others['seed']}` draws networks of {MODERATE[0] / 1e6:.0f} to"
+            f" {MODERATE[1] / 1e6:.0f} million parameters",
+            "at random, at most one of a family and none of the table above; they were drawn when the code was finished, and none",
+            f"had been looked at while it was written. {widened} of the {len(others['rows'])} tried were widened.",
+            "",
+            *table(others["rows"]),
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def table(rows: Iterable[dict[str, Any]]) -> list[str]:
+    """One line for each network."""
+    lines = [
         "| family | network | parameters (M) | wider (M) | tied sets grown | left | float64 | training | float32 | remark |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for row in result["rows"]:
+    for row in rows:
         numbers = [f"{row[key] / 1e6:.1f}" if row.get(key) else "-" for key in ("parameters", "wider")]
         counts = [str(row.get(key, "-")) for key in ("grown", "left")]
         errors = [f"{row[key]:.0e}" if row.get(key) is not None else "-" for key in ("float64", "train", "float32")]
         remark = " ".join(part for part in (row.get("reason", ""), row.get("note", "")) if part).replace("|", "/")
         cells = [row["family"], row["network"], *numbers, *counts, *errors, f"{remark:.160}"]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--one")
     parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--held-back", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    if given.one:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            print(json.dumps(one(given.one)))
-        return
-    rows = json.loads(RESULT.read_text())["rows"] if RESULT.exists() else []
+    found = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    result = {"rows": found.get("rows", []), "held_back": found.get("held_back", {})}
     if not given.table:
-        known = {(row["library"], row["family"]): row for row in rows}
-        for _, family, network in sorted([*timm_families(), *torchvision_families()]):
-            library = network.partition(":")[0]
-            if (library, family) in known and network not in given.only:
+        rows, wanted = _wanted(given, result)
+        for library, family, network in wanted:
+            place = [at for at, row in enumerate(rows) if (row["library"], row["family"]) == (library, family)]
+            if place and network not in given.only:
                 continue
-            known[library, family] = {"library": library, "family": family} | in_process(network)
-            row = known[library, family]
+            row = {"library": library, "family": family} | in_process(network)
             print(family, network, row.get("reason") or "widened", row.get("float64"), flush=True)
-            save([known[key] for key in sorted(known)])
-        rows = [known[key] for key in sorted(known)]
-    save(rows)
+            rows[:] = sorted([*(row for at, row in enumerate(rows) if at not in place), row], key=_order)
+            save(result)
+    save(result)
+
+
+def _order(row: dict[str, Any]) -> tuple[str, str]:
+    return row["library"], row["family"]
+
+
+def _wanted(
+    given: argparse.Namespace, result: dict[str, Any]
+) -> tuple[list[dict[str, Any]], list[tuple[str, str, str]]]:
+    """The rows to complete, and the library, family and name of each network to try."""
+    rows = result["rows"]
+    if given.held_back:
+        drawn = {"count": given.held_back, "seed": given.seed}
+        if not drawn.items() <= result["held_back"].items():
+            result["held_back"] = {**drawn, "rows": []}
+        return result["held_back"]["rows"], held_back(given.held_back, given.seed, {row["network"] for row in rows})
+    if given.only:
+        return rows, [(*_order(row), row["network"]) for row in rows]
+    smallest = sorted([*timm_families(), *torchvision_families()])
+    return rows, [(network.partition(":")[0], family, network) for _, family, network in smallest]
 
 
 if __name__ == "__main__":

@@ -17,12 +17,14 @@ from kzoo.methods.growth import GROWTH, Growth, Material, grow
 from kzoo.methods.probing import example_images
 from kzoo.methods.transfers import checked_parameters
 from kzoo.readers.files import SMALL
-from kzoo.readers.module import without_weights
+from kzoo.readers.module import module_architecture, without_weights
+from kzoo.refine import fitting
 from kzoo.sources import small_module
 from kzoo.training.evaluation import place
 from kzoo.zoo import Zoo
 
 _SMALL_SIZE = 16
+_COLOURS = 3
 _MOST_DEPTH = 9
 
 
@@ -96,9 +98,15 @@ def _grown(method: str, module: nn.Module, parameters: Mapping[str, Any], materi
     return found.module
 
 
-def grown_network(spec: NetworkSpec, found: Growth) -> NetworkSpec:
+def grown_network(spec: NetworkSpec, found: Growth, zoo: Callable[[], Zoo]) -> NetworkSpec:
     """What a network has become: one with a name of its own, where there is one like it, else ``spec`` with more edits."""
-    name = equal_architecture(found.module) if spec.library != SMALL else _small_twin(spec, found.module)
+    if spec.library == SMALL:
+        name = _small_twin(spec, found.module)
+    else:
+        # The index knows networks by their layers, for images of three channels.
+        known = spec.options.in_chans in (None, _COLOURS)
+        among = fitting(zoo(), module_architecture(found.module)) if known else None
+        name = equal_architecture(found.module, among)
     if name is not None:
         library, _, own = name.partition(":")
         return NetworkSpec(library, own, spec.options)
@@ -115,8 +123,10 @@ def take_configuration(module: nn.Module, spec: NetworkSpec, zoo: Callable[[], Z
 def _small_twin(spec: NetworkSpec, module: nn.Module) -> str | None:
     """The small network of the same family that a grown one has become."""
     family = spec.name.rpartition("-")[0]
-    convolutions = [part for part in module.modules() if isinstance(part, nn.Conv2d)]
-    widths = dict.fromkeys(part.out_channels for part in convolutions[:2])
+    convolutions = [part.out_channels for part in module.modules() if isinstance(part, nn.Conv2d)]
+    # Networks of linear layers alone have the width of their first.
+    linear = [part.out_features for part in module.modules() if isinstance(part, nn.Linear)]
+    widths = dict.fromkeys((convolutions or linear)[:2])
     for width in widths:
         for depth in range(1, _MOST_DEPTH + 1):
             name = f"{family}-{depth}x{width}"

@@ -275,7 +275,7 @@ def _grown(recipe: Recipe, where: Surroundings, parameters: BaseModel) -> Start:
     module = load_trained(_only_source(recipe, where), spec, where.zoo, where.trust_code)
     found = grow(recipe.method, module, parameters, _material(recipe, spec, where, module))
     remember(found.module, found.report.shares, found.report)
-    network = grown_network(spec, found)
+    network = grown_network(spec, found, where.zoo)
     take_configuration(found.module, network, where.zoo)
     return Start(network, found.module, found.report)
 

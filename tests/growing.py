@@ -105,7 +105,33 @@ class Attention(nn.Module):
         return self.head(x.mean(1))
 
 
-NETWORKS = (Residual, Branches, Flattened, Inverted, Grouped, Attention)
+class Auxiliary(nn.Module):
+    """A classifier beside the trunk, in training mode only, as in GoogLeNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.side = nn.Sequential(nn.Conv2d(6, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 1))
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.stem(x)))
+        found = self.head(x.mean((2, 3)))
+        return torch.cat((found, self.side(x).mean((2, 3))), 1) if self.training else found
+
+
+class Shared(nn.Module):
+    """One table that looks tokens up and gives the scores of the next ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.inner, self.outer = nn.Embedding(7, 4), nn.Linear(4, 6), nn.Linear(6, 4)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return F.linear(self.outer(torch.relu(self.inner(self.table(tokens)))), self.table.weight)
+
+
+NETWORKS = (Residual, Branches, Flattened, Inverted, Grouped, Attention, Auxiliary)
 
 
 def linears() -> nn.Sequential:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import timm
 import torch
+import torch_pruning
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from kzoo.errors import InputError
 from kzoo.graph import ChannelGraph, Fixed, Group, Product, Sum, channel_graph, groups_of, reasons_of
 from kzoo.graph.axes import Axis, Solver, product, total
 from kzoo.graph.sizes import leading, new_size, positions, sources
-from tests.growing import Attention, Branches, Flattened, Grouped, Inverted, Residual, image, linears
+from tests.growing import Attention, Auxiliary, Branches, Flattened, Grouped, Inverted, Residual, Shared, image, linears
 
 
 def graph_of(build: Callable[[], nn.Module], example: Tensor | None = None) -> ChannelGraph:
@@ -85,20 +86,93 @@ def test_heads_are_a_factor_and_the_width_of_packed_ones_is_fixed(fused: bool) -
     }  # fmt: skip
 
 
-class Shared(nn.Module):
-    """One table that looks tokens up and gives the scores of the next ones."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.table, self.inner = nn.Embedding(7, 4), nn.Linear(4, 4)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return torch.nn.functional.linear(torch.relu(self.inner(self.table(tokens))), self.table.weight)
-
-
 def test_tied_weights_are_fixed() -> None:
     graph = graph_of(Shared, torch.tensor([[1, 2, 3]]))
     assert any("used in several ways" in reason for reason in reasons_of(graph.tensors["table.weight"][1]))
+
+
+def test_parts_that_run_in_training_only_belong_to_it() -> None:
+    graph = graph_of(Auxiliary)
+    (group,) = groups_of(graph.tensors["side.0.weight"][1])
+    assert ("stem.weight", 0) in graph.members(group.index)
+    tied(graph, *[(f"side.{name}", 0) for name in SIDE], ("side.3.weight", 1))
+
+
+SIDE = ("0.weight", "0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var")
+
+
+@pytest.mark.parametrize("kind", ["strided", "uneven"])
+def test_only_the_axis_that_is_cut_is_fixed(kind: str) -> None:
+    class Halves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.mix, self.last = nn.Conv2d(3, 4, 1), nn.Conv1d(4, 4, 1), nn.Linear(4, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            x = self.mix(x.flatten(2)[..., ::2]) if kind == "strided" else x.flatten(1)[:, 3:131].unflatten(1, (4, 32))
+            return self.last(x.mean(2))
+
+    graph = graph_of(Halves)
+    assert [group.size for group in graph.groups.values()] == ([4, 4] if kind == "strided" else [])
+
+
+@pytest.mark.parametrize(
+    "turned",
+    [
+        lambda x: x.transpose(1, 3),
+        lambda x: x.swapaxes(1, 3),
+        lambda x: x.swapdims(3, 1),
+        lambda x: x.movedim(1, -1),
+        lambda x: x.moveaxis(1, -1),
+        lambda x: x.permute(0, 2, 3, 1),
+    ],
+)
+def test_channels_go_where_axes_are_moved(turned: Callable[[Tensor], Tensor]) -> None:
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 8, 1), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(turned(self.first(x)))
+
+    # As many channels as there are rows and columns: sizes tell nothing.
+    tied(graph_of(Turned), ("first.weight", 0), ("first.bias", 0), ("last.weight", 1))
+
+
+def test_a_zeroed_slice_keeps_its_channels() -> None:
+    class Zeroed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 9), nn.Linear(9, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            bias = self.first.bias.clone()
+            bias[2:5].zero_()
+            return self.last(nn.functional.linear(x, self.first.weight, bias))
+
+    axis = graph_of(Zeroed, torch.randn(2, 3).double()).tensors["first.weight"][0]
+    assert isinstance(axis, Sum) and [type(part) for part in axis.parts] == [Group] * 3
+    assert [part.size for part in axis.parts] == [2, 3, 4]
+
+
+def test_a_lone_vector_makes_no_channels() -> None:
+    class Weighed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other, self.layer = (
+                nn.Parameter(torch.randn(4)),
+                nn.Parameter(torch.randn(4)),
+                nn.Linear(3, 5),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) * (self.one * self.other).sum()
+
+    graph = graph_of(Weighed, torch.randn(2, 3).double())
+    assert not graph.groups
+    assert list(reasons_of(graph.tensors["one"][0])) == ["no layer makes the channels of one"]
 
 
 def test_a_layer_used_twice_ties_its_ends() -> None:
@@ -150,46 +224,62 @@ def test_a_network_without_parameters_is_refused() -> None:
         channel_graph(nn.ReLU(), torch.randn(2, 3))
 
 
-def test_tracing_leaves_the_module_as_it_is() -> None:
-    module = Residual().train()
+@pytest.mark.parametrize("build", [Residual, Auxiliary])
+def test_tracing_leaves_the_module_as_it_is(build: Callable[[], nn.Module]) -> None:
+    module = build().train()
+    module.head.eval()
     before = {key: tensor.clone() for key, tensor in module.state_dict().items()}
     channel_graph(module, image().float())
-    assert all(part.training for part in module.modules())
+    assert [name for name, part in module.named_modules() if not part.training] == ["head"]
     assert all(torch.equal(tensor, before[key]) for key, tensor in module.state_dict().items())
 
 
-def pruning_sets(module: nn.Module, example: Tensor) -> dict[tuple[str, int], set[tuple[str, int]]]:
-    """The tied weights of every convolution's outputs, as torch-pruning sees them."""
-    pruning = pytest.importorskip("torch_pruning")
-    graph = pruning.DependencyGraph().build_dependency(module, example_inputs=example)
-    names = {part: name for name, part in module.named_modules()}
-    found: dict[tuple[str, int], set[tuple[str, int]]] = {}
+LAYERS = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
+
+
+def pruning_sets(module: nn.Module, example: Tensor) -> dict[str, set[tuple[str, int]]]:
+    """By the weight that makes channels, the weights of other layers tied to it, as torch-pruning sees them."""
+    graph = torch_pruning.DependencyGraph().build_dependency(module, example_inputs=example)
+    names = {part: name for name, part in module.named_modules() if isinstance(part, LAYERS)}
+    found: dict[str, set[tuple[str, int]]] = {}
     for part, name in names.items():
-        if isinstance(part, nn.Conv2d) and part.groups == 1:
-            members = set()
-            for dependency, _ in graph.get_pruning_group(part, pruning.prune_conv_out_channels, [0]):
-                target = dependency.target.module
-                if target in names and isinstance(target, (nn.Conv2d, nn.Linear, nn.BatchNorm2d)):
-                    inside = dependency.handler.__name__.endswith("in_channels") and getattr(target, "groups", 1) == 1
-                    members.add((f"{names[target]}.weight", int(inside)))
-            found[f"{name}.weight", 0] = members
+        if isinstance(part, nn.Linear):
+            prune = torch_pruning.prune_linear_out_channels
+        elif isinstance(part, nn.Conv2d) and part.groups == 1:
+            prune = torch_pruning.prune_conv_out_channels
+        else:
+            continue
+        members = set()
+        for dependency, _ in graph.get_pruning_group(part, prune, [0]):
+            target = dependency.target.module
+            if target in names:
+                inside = dependency.handler.__name__.endswith("in_channels") and getattr(target, "groups", 1) == 1
+                members.add((f"{names[target]}.weight", int(inside)))
+        found[f"{name}.weight"] = members
     return found
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "ese_vovnet19b_slim_dw", "ghostnet_050"])
+# One network of each of twelve families, with the number of its weights whose channels are one tied set.
+PRUNED = {
+    "test_resnet": 15, "test_efficientnet": 15, "test_convnext": 22, "test_mambaout": 12, "test_vit": 19,
+    "ese_vovnet19b_slim_dw": 26, "ghostnet_050": 41, "mobilenetv3_small_050": 42, "starnet_s050": 23, "repvgg_a0": 44,
+    "dla46_c": 48, "skresnet18": 24,
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Unwrapped parameters")
+@pytest.mark.parametrize("name", PRUNED)
 def test_tied_sets_are_those_of_torch_pruning(name: str) -> None:
     module = timm.create_model(name).eval()
-    example = torch.randn(1, 3, 64, 64)
+    example = torch.randn(1, *module.default_cfg["input_size"]) if name == "test_vit" else torch.randn(1, 3, 64, 64)
     expected = pruning_sets(module, example)
     graph = channel_graph(module, example)
-    compared = 0
-    for (weight, axis), members in expected.items():
-        whole = graph.tensors[weight][axis]
-        if isinstance(whole, Group):
-            ours = {member for member in graph.members(whole.index) if member[0].endswith("weight")}
-            assert ours == members, weight
-            compared += 1
-    assert compared >= 8
+    layers = {f"{path}.weight" for path, part in module.named_modules() if isinstance(part, LAYERS)}
+    whole = {weight: graph.tensors[weight][0] for weight in expected}
+    known = {weight: axis.index for weight, axis in whole.items() if isinstance(axis, Group)}
+    for weight, group in known.items():
+        assert {member for member in graph.members(group) if member[0] in layers} == expected[weight], weight
+    assert len(known) == PRUNED[name]
 
 
 axis_trees = st.recursive(

@@ -19,6 +19,8 @@ from kzoo.building import NetworkSpec, build_network
 from kzoo.errors import InputError
 from kzoo.methods.growth import DeepenParameters, DilsParameters, GrowthReport, PadParameters, WidenParameters
 from kzoo.recipe import read_recipe
+from kzoo.trained_modules import load_trained, trained_network
+from kzoo.weights import open_trained
 from kzoo.zoo import load_zoo
 
 VGG, RESNET, VIT = "local:glyphs-vgg-1x16", "local:glyphs-resnet-1x12", "local:digits-vit-2x32"
@@ -121,14 +123,20 @@ def test_bad_input_gets_one_sentence(act, message):
     assert "\n" not in str(caught.value)
 
 
+def test_what_does_not_fit_into_memory_is_refused_before_it_is_made(monkeypatch):
+    monkeypatch.setattr("kzoo.memory.free_memory", lambda: 10 * 2**20)
+    with pytest.raises(InputError, match="so wide needs 0.1 GiB of memory"):
+        kzoo.widen(shipped(RESNET), to=30, example=images())
+
+
 # The command line and recipes
 
 
 @pytest.fixture
 def resnet18(tmp_path) -> Path:
-    """A folder as timm writes it, with 6 classes and one input channel."""
+    """A file without a config.json: 6 classes, statistics as after training."""
     torch.manual_seed(0)
-    module = timm.create_model("resnet18", num_classes=6, in_chans=1)
+    module = timm.create_model("resnet18", num_classes=6)
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.running_mean.normal_(0, 0.1)
@@ -147,15 +155,15 @@ def test_what_widen_writes_is_loaded_grown_again_and_made_again(command, resnet1
     assert "64     80" in said and "outputs are the same" in said and "kzoo.load" in notes
     config = json.loads((out / "config.json").read_text())
     assert (config["library_name"], config["architecture"]) == ("kzoo", "timm:resnet18")
-    assert config["model_args"] == {"num_classes": 6, "in_chans": 1}
+    assert config["model_args"] == {"num_classes": 6}
     assert [edit["edit"] for edit in config["edits"]] == ["resize"]
-    base = build_network(NetworkSpec("timm", "resnet18", kzoo.sources.Options(6, 1)), load_zoo)
+    base = build_network(NetworkSpec("timm", "resnet18", kzoo.sources.Options(6)), load_zoo)
     base.load_state_dict(load_file(resnet18))
-    assert furthest(base, kzoo.load(out), images(64)) < 1e-5
+    assert furthest(base, kzoo.load(out), images(64, channels=3)) < 1e-5
     assert command("deepen", out, "--at", "layer4", "--out", more, "-q")[0] == 0
     assert [e["edit"] for e in json.loads((more / "config.json").read_text())["edits"]] == ["resize", "append"]
     assert [edit["edit"] for edit in read_recipe(more / "recipe.yaml").target.edits] == ["resize"]
-    assert furthest(base, kzoo.load(more), images(64)) < 1e-5
+    assert furthest(base, kzoo.load(more), images(64, channels=3)) < 1e-5
     assert command("run", more / "recipe.yaml", "--out", again)[0] == 0
     assert (again / "model.safetensors").read_bytes() == (more / "model.safetensors").read_bytes()
 
@@ -167,15 +175,15 @@ def test_resnet18_as_deep_as_resnet34_is_resnet34_to_timm(command, resnet18, tmp
     script = (
         "import sys; sys.modules['kzoo'] = None; import timm, torch;"
         f"m = timm.create_model('local-dir:{tmp_path / 'deep'}', pretrained=True).eval();"
-        "x = torch.ones(1, 1, 64, 64); print(m.pretrained_cfg['architecture'], len(m.layer3), *m(x)[0].tolist())"
+        "x = torch.ones(1, 3, 64, 64); print(m.pretrained_cfg['architecture'], len(m.layer3), *m(x)[0].tolist())"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     name, blocks, *scores = done.stdout.split()
-    base = timm.create_model("resnet18", num_classes=6, in_chans=1).eval()
+    base = timm.create_model("resnet18", num_classes=6).eval()
     base.load_state_dict(load_file(resnet18))
     assert (name, blocks) == ("resnet34", "6")
     with torch.no_grad():
-        expected = base(torch.ones(1, 1, 64, 64))[0]
+        expected = base(torch.ones(1, 3, 64, 64))[0]
     torch.testing.assert_close(torch.tensor([float(score) for score in scores]), expected, rtol=1e-4, atol=1e-5)
     assert "edits" not in json.loads((tmp_path / "deep" / "config.json").read_text())
 
@@ -295,7 +303,7 @@ def test_a_recipe_that_cannot_be_carried_out_is_refused_with_a_reason(command, t
         (("widen", VGG, "--to", 2, "--network", "timm:resnet50"), "are not those of timm:resnet50"),
         (("deepen", VGG, "--at", "feature.2"), "nearest: features.2"),
         (("deepen", VGG, "--at", "features.2"), "--data TASK"),
-        (("deepen", VGG, "--at", "classifier.2"), "no activation comes right behind"),
+        (("deepen", VGG, "--at", "classifier.2"), "is the network's output layer: name a layer before it"),
         (("deepen", VIT, "--at", "blocks.0.mlp.act", "--kind", "identity"), "gelu applied twice is not itself"),
         (("deepen", VGG, "--method", "dils", "--data", "digits"), "dils needs a place"),
         (("deepen", VGG, "--method", "dils", "--at", "features.2"), "needs images"),
@@ -305,6 +313,18 @@ def test_the_commands_say_what_is_wrong_and_write_nothing(command, tmp_path, arg
     code, _, said = command(*arguments, "--out", tmp_path / "out")
     assert (code, message in said, said.count("\n")) == (2, True, 1), said
     assert not any(tmp_path.iterdir())
+
+
+def test_classes_and_channels_are_read_off_the_weights(tmp_path, zoo):
+    module = timm.create_model("resnet10t", num_classes=6, in_chans=1)
+    save_file(module.state_dict(), tmp_path / "grey.safetensors")
+    trained = open_trained(tmp_path / "grey.safetensors", lambda: zoo)
+    spec = trained_network(trained, lambda: zoo, "timm:resnet10t")
+    assert (spec.options.classes, spec.options.in_chans) == (6, 1)
+    loaded = load_trained(trained, spec, lambda: zoo)
+    assert furthest(module, loaded, images(64)) == 0
+    with pytest.raises(InputError, match="are not those of timm:resnet14t"):
+        trained_network(trained, lambda: zoo, "timm:resnet14t")
 
 
 def test_weights_that_fit_several_networks_must_be_named(command, tmp_path):

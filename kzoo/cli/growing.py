@@ -215,7 +215,7 @@ def show_growth(report: GrowthReport, quiet: bool) -> None:
         print_table([(name,) for name in report.added], ("added",))
         click.echo("")
     for each in report.insertions if not quiet else ():
-        click.echo(f"{each['name']}: what it hands on differs by {each['error']:.2%}{_identity(each)}.")
+        click.echo(f"{each['name']}: what it hands on differs by {each['error']:.2%}{_identity(each)}{_lifted(each)}.")
     for each in report.left if not quiet else ():
         hint(f"{each.get('stage') or _few(each['tensors'])} stays as it is: {each['reason']}.")
     click.echo(f"{count(report.before)} learned entries became {count(report.after)}.")
@@ -230,6 +230,10 @@ def show_growth(report: GrowthReport, quiet: bool) -> None:
 def _identity(insertion: Mapping[str, Any]) -> str:
     error = insertion["identity_error"]
     return "" if error is None else f" (an identity layer's by {error:.2%})"
+
+
+def _lifted(insertion: Mapping[str, Any]) -> str:
+    return f"; the bias of {insertion['lifted']} was raised for that" if insertion["lifted"] is not None else ""
 
 
 def _few(names: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ from kzoo.graph.sizes import leading, new_size, pieces
 #: Names of attributes that tell sizes of channels; an edit may set no others.
 CHANNEL_NAMES = re.compile(
     r"chan|chs|dim|feat|width|head|group|hidden|embed|plane|split|chunk|inner|normalized_shape|out_size|^c\d?$|filter|"
-    r"shape|^n?h_?k?v?$|^dh$|^nh|key|val|_ks?d|^d$|^r$|rank|heads|expand|^state|^d_|ngf|^k$|^v$|^q$|part"
+    r"shape|^n?h_?k?v?$|^dh$|^nh|key|val|_ks?d|^d$|^r$|rank|heads|expand|^state|^d_|ngf|^k$|^v$|^q$|part|_c$"
 )
 _OTHER_SIZES = re.compile(
     r"kernel|window|stride|pad|img|image|patch|class|token|seq|grid|layer|block|stage|drop|pool|resolution|ratio|"

@@ -14,6 +14,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
+#: A product of so many equal parts is cut as their sum, where a cut goes through one of them.
+_MOST_COPIES = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
@@ -287,6 +290,3 @@ class Solver:
             found.append(halves[0])
             rest = halves[1]
         return found
-
-
-_MOST_COPIES = 64

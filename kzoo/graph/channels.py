@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kzoo.errors import InputError
 from kzoo.graph.axes import Axis, Group, groups_of
-from kzoo.graph.program import Program, example_copy, first_names, traced
+from kzoo.graph.program import Program, first_names, traced
 from kzoo.graph.propagation import Propagation
 from kzoo.graph.rules import propagate
 from kzoo.graph.shares import Share, find_shares
@@ -60,25 +60,24 @@ def channel_graph(module: nn.Module, example: Tensor | Sequence[Any]) -> Channel
     inputs = (example,) if isinstance(example, Tensor) else tuple(example)
     if next(module.parameters(), None) is None:
         raise InputError(f"{type(module).__name__} has no parameters: expected a network with layers to widen")
-    program = traced(module, example_copy(inputs))
+    program = traced(module, inputs)
     found = propagate(program)
-    _fix_constants(module, program, found)
+    first = first_names(module)
+    _fix_constants(program, found, first)
     shares = find_shares(program, found)
     _fix_unmade(module, program, found, shares)
     tensors = {name: tuple(found.of(value)) for name, value in program.tensors.items()}
-    known = first_names(module)
     return ChannelGraph(
-        tensors={name: axes for name, axes in tensors.items() if name in known},
+        tensors={name: axes for name, axes in tensors.items() if name in first},
         shares=tuple(shares),
         uniform=tuple((found.solver.resolve(axis), reason) for axis, reason in found.uniform),
         seen=_seen(module, program, found),
-        aliases={name: first for name, first in first_names(module).items() if name != first},
+        aliases={name: other for name, other in first.items() if name != other},
     )
 
 
-def _fix_constants(module: nn.Module, program: Program, found: Propagation) -> None:
+def _fix_constants(program: Program, found: Propagation, known: Collection[str]) -> None:
     """Tensors that are no parameters or buffers cannot be replaced."""
-    known = first_names(module)
     for name, value in program.tensors.items():
         if name not in known:
             for axis in found.of(value):
@@ -86,7 +85,7 @@ def _fix_constants(module: nn.Module, program: Program, found: Propagation) -> N
 
 
 def _fix_unmade(module: nn.Module, program: Program, found: Propagation, shares: Sequence[Share]) -> None:
-    """Channels that no layer makes, as the coordinates in a buffer, are no channels."""
+    """Channels that no layer makes, as coordinates in a buffer or the entries of a lone vector, are no channels."""
     divided = {(share.tensor, share.axis, share.group) for share in shares if not share.whole}
     learned = {name for name, _ in module.named_parameters()}
     made = {
@@ -94,7 +93,7 @@ def _fix_unmade(module: nn.Module, program: Program, found: Propagation, shares:
         for name, value in program.tensors.items()
         for place, axis in enumerate(found.of(value))
         for group in groups_of(axis)
-        if name in learned and (name, place, group.index) not in divided
+        if name in learned and len(value.shape or ()) > 1 and (name, place, group.index) not in divided
     }
     for name, value in program.tensors.items():
         for axis in found.of(value):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from kzoo.graph.axes import Fixed, product
 from kzoo.graph.program import Operation
-from kzoo.graph.propagation import Axes, Contraction, Propagation, Result, broadcast, place_of, places_of, rule
+from kzoo.graph.propagation import Axes, Contraction, Propagation, Result, broadcast, cut, place_of, places_of, rule
 
 
 # torch does not tag these as elementwise; "pointwise" is what it tags.
@@ -20,7 +20,7 @@ def _pointwise(found: Propagation, operation: Operation) -> Result | None:
 
 @rule(
     "contiguous", "clone", "detach", "alias", "to", "dropout", "lift_fresh_copy", "lift_fresh", "_to_copy", "feature_dropout",
-    "alpha_dropout", "prelu_", "requires_grad", "positive",
+    "alpha_dropout", "requires_grad", "positive", "zero", "fill",
 )  # fmt: skip
 def _same(found: Propagation, operation: Operation) -> Result | None:
     return found.of(operation.inputs[0])
@@ -41,9 +41,7 @@ def _prelu(found: Propagation, operation: Operation) -> Result | None:
 def _glu(found: Propagation, operation: Operation) -> Result | None:
     axes = found.of(operation.inputs[0])
     place = place_of(operation.arguments["dim"], len(axes))
-    halves = found.solver.cut(axes[place], [axes[place].size // 2] * 2)
-    if halves is None:
-        return None
+    halves = cut(found, operation, axes[place], [axes[place].size // 2] * 2)
     found.equal(halves[0], halves[1], operation)
     return [*axes[:place], halves[0], *axes[place + 1 :]]
 

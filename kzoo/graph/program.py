@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
+import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -67,24 +70,38 @@ def _values(argument: Any) -> Iterator[Value]:
 def traced(module: nn.Module, example: Sequence[Any]) -> Program:
     """The program of ``module`` in evaluation mode on ``example``; the module is left as it is.
 
+    Where parameters are not used then, as those of auxiliary classifiers, what training mode runs is added to it.
+
     Raises:
         InputError: it cannot be traced, as with control flow that depends on values.
     """
-    training = [part for part in module.modules() if part.training]
+    program = Program()
+    _add_trace(program, module, example, training=False)
+    used = {value for operation in program.operations for value in operation.inputs}
+    learned = {name for name, _ in module.named_parameters()}
+    if any(value not in used for name, value in program.tensors.items() if name in learned):
+        # A network that cannot be traced in training mode keeps these parts as they are.
+        with contextlib.suppress(InputError):
+            _add_trace(program, module, example, training=True)
+    return program
+
+
+def _add_trace(program: Program, module: nn.Module, example: Sequence[Any], training: bool) -> None:
+    modes = [(part, part.training) for part in module.modules()]
     held = [
         (part, name, dict(value))
         for part in module.modules()
         for name, value in vars(part).items()
         if name not in _TORCHS_OWN and _is_cache(value)
     ]
-    module.eval()
+    module.train(training)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            exported = _exported(module, tuple(example))
+            exported = _exported(module, example_copy(example))
     finally:
-        for part in training:
-            part.training = True
+        for part, mode in modes:
+            part.training = mode
         # Tracing leaves tensors without values in what networks remember of their last run.
         forget_caches(module)
         for part, name, value in held:
@@ -95,7 +112,7 @@ def traced(module: nn.Module, example: Sequence[Any]) -> Program:
         **signature.inputs_to_buffers,
         **signature.inputs_to_lifted_tensor_constants,
     }
-    return _Reader().read(exported.graph_module, names, first_names(module))
+    _Reader(program).read(exported.graph_module, names, first_names(module))
 
 
 def first_names(module: nn.Module) -> dict[str, str]:
@@ -107,7 +124,8 @@ def first_names(module: nn.Module) -> dict[str, str]:
 
 def _exported(module: nn.Module, example: tuple[Any, ...]) -> Any:
     try:
-        return torch.export.export(module, example, strict=False)
+        with _silent():
+            return torch.export.export(module, example, strict=False)
     except Exception as error:  # whatever a network's own code raises
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(
@@ -116,12 +134,26 @@ def _exported(module: nn.Module, example: tuple[Any, ...]) -> Any:
         ) from None
 
 
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Without what torch logs and prints of a network that it cannot trace: that is said in one sentence."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
+
+
 class _Reader:
-    def __init__(self) -> None:
-        self.program = Program()
+    """Adds the operations of an exported graph to a program."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
         self.values: dict[Node, Any] = {}
 
-    def read(self, root: GraphModule, names: Mapping[str, str], first: Mapping[str, str]) -> Program:
+    def read(self, root: GraphModule, names: Mapping[str, str], first: Mapping[str, str]) -> None:
         for node in root.graph.nodes:
             if node.op == "placeholder":
                 name = names.get(str(node.target))
@@ -131,8 +163,7 @@ class _Reader:
                 self.values[node] = value
                 if name is not None:
                     self.program.tensors[name] = value
-        self.program.outputs = list(_values(self.run(root)))
-        return self.program
+        self.program.outputs += _values(self.run(root))
 
     def run(self, root: GraphModule) -> Any:
         """Read the operations of a graph whose placeholders are known; what it returns."""

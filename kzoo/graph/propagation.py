@@ -165,3 +165,12 @@ def broadcast(found: Propagation, operation: Operation, values: Sequence[Value])
             else:
                 result[place] = axis
     return result
+
+
+def cut(found: Propagation, operation: Operation, axis: Axis, sizes: Sequence[int]) -> Axes:
+    """The axis in pieces of these sizes; it is fixed where that goes through what belongs together."""
+    pieces = found.solver.cut(axis, sizes)
+    if pieces is None:
+        found.fix([axis], f"{operation.name} goes through what belongs together", operation)
+        return [Fixed(size, "positions") for size in sizes]
+    return pieces

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kzoo.graph.axes import Fixed, product, total
 from kzoo.graph.program import Operation, Value
-from kzoo.graph.propagation import Axes, Propagation, Result, place_of, rule
+from kzoo.graph.propagation import Axes, Propagation, Result, cut, place_of, rule
 
 
 @rule("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full")
@@ -54,18 +54,26 @@ def _permute(found: Propagation, operation: Operation) -> Result | None:
     return [axes[place_of(place, len(axes))] for place in operation.arguments["dims"]]
 
 
-@rule("transpose", "swapaxes", "t", "mT", "numpy_T", "adjoint")
+@rule("transpose", "swapaxes", "swapdims", "t", "mT", "adjoint")
 def _transpose(found: Propagation, operation: Operation) -> Result | None:
     axes = found.of(operation.inputs[0])
     if len(axes) < 2:
         return axes
-    one, other = (operation.arguments.get(key, default) for key, default in (("dim0", -2), ("dim1", -1)))
-    one, other = place_of(one, len(axes)), place_of(other, len(axes))
+    names = ("axis0", "axis1") if operation.name == "swapaxes" else ("dim0", "dim1")
+    one, other = (
+        place_of(operation.arguments.get(name, default), len(axes))
+        for name, default in zip(names, (-2, -1), strict=True)
+    )
     axes[one], axes[other] = axes[other], axes[one]
     return axes
 
 
-@rule("movedim")
+@rule("numpy_T")
+def _reversed(found: Propagation, operation: Operation) -> Result | None:
+    return found.of(operation.inputs[0])[::-1]
+
+
+@rule("movedim", "moveaxis")
 def _movedim(found: Propagation, operation: Operation) -> Result | None:
     axes = found.of(operation.inputs[0])
     given = (operation.arguments[key] for key in ("source", "destination"))
@@ -150,8 +158,8 @@ def _split(found: Propagation, operation: Operation) -> Result | None:
         sizes = _steps(axes[place].size, given)
     else:
         return None
-    pieces = found.solver.cut(axes[place], sizes)
-    return pieces and [[*axes[:place], piece, *axes[place + 1 :]] for piece in pieces]
+    pieces = cut(found, operation, axes[place], sizes)
+    return [[*axes[:place], piece, *axes[place + 1 :]] for piece in pieces]
 
 
 def _steps(size: int, step: int) -> list[int]:
@@ -187,15 +195,12 @@ def _slice(found: Propagation, operation: Operation) -> Result | None:
         axes[place] = Fixed(shape[place], "positions")
         return axes
     if operation.arguments.get("step", 1) != 1:
-        found.fix([axis], "every second entry of it is taken", operation)
-        return None
+        axes[place] = found.spatial(axis, shape[place], operation)
+        return axes
     start = operation.arguments.get("start") or 0
     start = start + size if start < 0 else start
     sizes = [start, shape[place], size - start - shape[place]]
-    pieces = found.solver.cut(axis, [size for size in sizes if size])
-    if pieces is None:
-        return None
-    axes[place] = pieces[1 if start else 0]
+    axes[place] = cut(found, operation, axis, [size for size in sizes if size])[1 if start else 0]
     return axes
 
 

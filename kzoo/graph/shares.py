@@ -7,7 +7,7 @@ shares go back to the layer that made one of them, through operations that a pos
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from kzoo.graph.axes import Axis, Group, groups_of
@@ -74,7 +74,7 @@ class _Search:
 
     def _through(self, operation: Operation, group: int) -> list[Share] | None:
         name = operation.name
-        if name == "batch_norm" and operation.arguments.get("training"):
+        if name == "batch_norm" and operation.arguments.get("running_mean") is None:
             return self._standardised(operation, group)
         if name in _THROUGH:
             return self._into(operation.inputs[0], group)
@@ -185,14 +185,11 @@ def _rows(contraction: Contraction, value: Value, place: int) -> int | None:
 
 def _conflicts(search: _Search, program: Program, shares: list[Share], found: Propagation) -> list[tuple[Axis, str]]:
     """Groups that one use of a tensor divides and another does not, as in tied weights."""
-    by_name = program.tensors
-    groups: Callable[[Share], Group] = lambda share: next(  # noqa: E731
-        item for item in groups_of(found.of(by_name[share.tensor])[share.axis]) if item.index == share.group
-    )
     counted = Counter((share.tensor, share.axis, share.group) for share in shares if not share.whole)
     failed: list[tuple[Axis, str]] = []
-    for share in shares:
-        key = (share.tensor, share.axis, share.group)
-        if not share.whole and counted[key] != search.uses[by_name[share.tensor]]:
-            failed.append((groups(share), f"{share.tensor} is used in several ways"))
+    for (name, place, index), times in counted.items():
+        value = program.tensors[name]
+        if times != search.uses[value]:
+            group = next(item for item in groups_of(found.of(value)[place]) if item.index == index)
+            failed.append((group, f"{name} is used in several ways"))
     return failed

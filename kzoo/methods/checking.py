@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kzoo.building import seeded
+from kzoo.training.evaluation import evaluation_mode
 
 
 @dataclass(frozen=True)
@@ -34,26 +35,26 @@ class Run:
     @classmethod
     def of(cls, module: nn.Module, example: Sequence[Any], values: bool = True) -> Run:
         """Run ``module`` in evaluation mode on the example; without ``values`` only whether it runs is kept."""
-        training = [part for part in module.modules() if part.training]
         running: list[str] = []
         extremes: dict[str, list[tuple[float, float]]] = {}
-        module.eval()
         try:
-            with torch.no_grad(), seeded(0), _watched(module, running, extremes if values else None):
+            with (
+                evaluation_mode(module),
+                torch.no_grad(),
+                seeded(0),
+                _watched(module, running, extremes if values else None),
+            ):
                 found = list(tensors_in(module(*copy.deepcopy(tuple(example)))))
             return cls(found if values else [], extremes)
         except Exception as error:  # whatever a network's own code raises
             return cls([], {}, (running[-1] if running else "", " ".join(str(error).split())[:200]))
-        finally:
-            for part in training:
-                part.training = True
 
 
 def compare(before: Run, after: Run) -> Difference:
     """How far two runs on the same example are apart."""
     if after.failed is not None:
         return Difference(float("inf"), *after.failed)
-    return Difference(relative_difference(before.outputs, after.outputs), _first(before.extremes, after.extremes))
+    return Difference(relative_difference(before.outputs, after.outputs), _first_apart(before.extremes, after.extremes))
 
 
 def relative_difference(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
@@ -107,7 +108,7 @@ def _watched(
             handle.remove()
 
 
-def _first(before: dict[str, list[tuple[float, float]]], after: dict[str, list[tuple[float, float]]]) -> str:
+def _first_apart(before: dict[str, list[tuple[float, float]]], after: dict[str, list[tuple[float, float]]]) -> str:
     """The first module whose outputs have other extremes: copies change none."""
     for path, theirs in before.items():
         for (low, high), (new_low, new_high) in zip(theirs, after.get(path, []), strict=False):

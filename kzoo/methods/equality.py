@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any
 
@@ -16,20 +16,20 @@ _SCALARS = (bool, int, float, str, tuple)
 _IGNORED = ("drop", "training", "pretrained", "momentum", "inplace", "checkpointing", "stochastic")
 
 
-def equal_architecture(module: nn.Module) -> str | None:
+def equal_architecture(module: nn.Module, among: Collection[str] | None = None) -> str | None:
     """The name of timm's or torchvision's network that computes what this module computes, such as ``timm:resnet34``.
 
     Its state_dict has the same keys and shapes, its parts have the same classes and the same settings (dropout aside).
-    Candidates are those of the module's own family, nearest name first, built without memory for weights. None where
-    there is none.
+    Candidates are those of the module's own family, ``among`` these names where they are given, nearest name first, built
+    without memory for weights. None where there is none.
     """
     for name, build in _candidates(module):
+        if among is not None and name not in among:
+            continue
         try:
             with without_weights(on_cpu=name.partition(":")[2].startswith("regnet")):
                 other = build()
-        except (
-            Exception
-        ):  # constructors raise what they like, for a number of classes or channels that they do not take
+        except Exception:  # constructors do, for a number of classes or channels that they do not take
             continue
         if is_same(module, other):
             return name

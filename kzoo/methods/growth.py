@@ -71,6 +71,9 @@ class DilsParameters(_Parameters):
     towards_identity: bool = True
     clamp: float = Field(1e-3, gt=0, lt=0.5)
     refinements: int = Field(20, ge=0, le=1000)
+    lift: float | Literal["never"] = Field(
+        0.5, description="Raise the bias in front where more than so much of identity's error is left"
+    )
     projection: Literal["identity", "random", "svd"] = "identity"
     width: int | None = Field(None, ge=1, le=65_536)
     scale: float = Field(1.0, gt=0)
@@ -89,7 +92,8 @@ class DilsParameters(_Parameters):
     @property
     def insertion(self) -> DilsOptions:
         """How one layer is inserted."""
-        return DilsOptions(**{name: getattr(self, name) for name in DilsOptions.__dataclass_fields__})
+        chosen = {name: getattr(self, name) for name in DilsOptions.__dataclass_fields__}
+        return DilsOptions(**chosen | {"lift": None if self.lift == "never" else self.lift})
 
     @property
     def loop(self) -> StepwiseOptions:
@@ -205,7 +209,7 @@ def _inserted(module: nn.Module, parameters: DilsParameters, material: Material)
 
 
 def _told(made: Insertion) -> dict[str, Any]:
-    return {"name": made.name, "error": made.error, "identity_error": made.identity_error}
+    return {"name": made.name, "error": made.error, "identity_error": made.identity_error, "lifted": made.lifted}
 
 
 def _places(module: nn.Module, parameters: DilsParameters) -> Sequence[str]:

@@ -39,6 +39,8 @@ _HAND_ON = frozenset((
     "Mish", "PreluKernel", "Movedim", "Chunk", "Contiguous", "NativeDropout", "Unfold", "Flatten", "Unflatten",
     "PixelShuffle", "PixelUnshuffle", "NanToNum", "ClampMin", "Clamp", "Threshold", "Im2Col", "Col2Im",
 ))  # fmt: skip
+# A parameter that they are applied to is still that parameter.
+_SHOWS = ("View", "Reshape", "ReshapeAlias", "T", "Transpose", "Permute", "Unsqueeze", "Squeeze", "Expand")
 
 
 @dataclass(frozen=True)
@@ -303,17 +305,7 @@ def _parameter(node: Node | None) -> Tensor | None:
         if name.endswith("AccumulateGrad"):
             found: Tensor = node.variable
             return found
-        if name not in (
-            "View",
-            "Reshape",
-            "ReshapeAlias",
-            "T",
-            "Transpose",
-            "Permute",
-            "Unsqueeze",
-            "Squeeze",
-            "Expand",
-        ):
+        if name not in _SHOWS:
             return None
         node = next(iter(operands(node)), None)
     return None

@@ -127,7 +127,13 @@ def _kept_statistics(module: nn.Module) -> Iterator[None]:
 
 
 def example_images(module: nn.Module, count: int = 2, seed: int = 0) -> Tensor:
-    """Images of noise in the size that a network takes, as far as it tells: N x C x H x W, standard normal."""
+    """Images of noise in the size that a network takes, as far as it tells: N x C x H x W, standard normal.
+
+    A network that begins with a linear layer gets vectors, N x features.
+    """
+    first = next((part for part in module.modules() if isinstance(part, (*_CONVOLUTIONS, nn.Linear))), None)
+    if isinstance(first, nn.Linear) and not hasattr(module, "pretrained_cfg"):
+        return _noise(module, (count, first.in_features), seed)
     config = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
     size = tuple(config["input_size"]) if "input_size" in config else None
     taken = [part.in_channels for part in module.modules() if isinstance(part, nn.Conv2d)]
@@ -140,22 +146,26 @@ def example_images(module: nn.Module, count: int = 2, seed: int = 0) -> Tensor:
     embedding = getattr(module, "patch_embed", None)
     if isinstance(fixed := getattr(embedding, "img_size", None), tuple) and len(fixed) == 2:
         size = (size[0], *fixed)
-    device, dtype = place(module)
-    images = torch.randn(count, *size, generator=torch.Generator().manual_seed(seed))
-    return images.to(device, dtype)
+    return _noise(module, (count, *size), seed)
+
+
+def _noise(module: nn.Module, shape: Sequence[int], seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(*place(module))
 
 
 @dataclass
 class Output:
     """What a module gave first: its shape, the activation that made it (None: another operation), how often it was called.
 
-    ``direct`` tells that nothing came behind the activation. ``tensor`` and ``taken`` are the identities of its output and of
-    its input, ``norm`` is the batch normalisation before the activation, where somebody looked for it.
+    ``given`` is the shape of what it took. ``direct`` tells that nothing came behind the activation. ``tensor`` and ``taken``
+    are the identities of its output and of its input, ``norm`` is the batch normalisation before the activation, where
+    somebody looked for it.
     """
 
     name: str
     module: nn.Module
     shape: tuple[int, ...]
+    given: tuple[int, ...]
     activation: str | None
     direct: bool
     tensor: int
@@ -182,7 +192,8 @@ def survey(module: nn.Module, images: Tensor) -> list[Output]:
             if taken is not None:
                 held.append(taken)
             activation, direct = activation_of(output)
-            found[name] = Output(name, part, tuple(output.shape), activation, direct, id(output), id(taken))
+            given = () if taken is None else tuple(taken.shape)
+            found[name] = Output(name, part, tuple(output.shape), given, activation, direct, id(output), id(taken))
 
     handles = [part.register_forward_hook(partial(after, name)) for name, part in module.named_modules() if name]
     frozen = [value for value in module.parameters() if not value.requires_grad and value.is_floating_point()]

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from functools import cached_property, partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -20,11 +20,13 @@ from torch import Tensor, nn
 
 from kzoo.edits import Edit, replace_tensors, resize, resize_edit, unsaved_buffers
 from kzoo.errors import InputError
-from kzoo.graph import Axis, ChannelGraph, Share, channel_graph, groups_of
-from kzoo.graph.attributes import ambiguous_attributes, changed_attributes
+from kzoo.graph import Axis, ChannelGraph, Share, channel_graph, groups_of, reasons_of
+from kzoo.graph.attributes import changed_attributes
 from kzoo.graph.program import forget_caches
 from kzoo.graph.sizes import new_size, positions, sources
+from kzoo.memory import require_memory
 from kzoo.methods.checking import Difference, Run, compare
+from kzoo.methods.limits import Limits
 from kzoo.methods.widths import Ties, by_factor, by_name, ties
 
 Division = Literal["unequal", "equal"]
@@ -33,11 +35,6 @@ Fill = Literal["copies", "random"]
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
 _MOST_TRIES = 100
 _DRAWS = 1_000_003
-#: Of so few sets in a module each is tried alone.
-_MOST_ALONE = 4
-#: Of so many attributes that could mean several sizes pairs and triples are tried.
-_MOST_UNSURE = 5
-_AND = " and "
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,8 @@ class Widening:
     """What was widened: the network, its structure's ``edits``, and the sets of layers that share their channels.
 
     ``grown`` gives for each set the tensors and axes in it and its old and new size, ``left`` for the other ones the
-    reason. ``difference`` is the largest relative difference of the outputs on the example.
+    reason. ``difference`` is the largest relative difference of the outputs on the example, in double precision where
+    rounding in the network's own makes it too large to tell anything.
     """
 
     module: nn.Module
@@ -97,25 +95,25 @@ def widen_module(
         InputError: the network cannot be traced, nothing can be widened so, a width is below the present one, or a layer
             is unknown or cannot be widened.
     """
+    if isinstance(to, bool) or not isinstance(to, (int, float, Mapping)):
+        raise InputError(f"expected a factor or widths by the names of layers, not {to!r:.80}")
     choices = choices or Choices()
     inputs = (example,) if isinstance(example, Tensor) else tuple(example)
     graph = graph or channel_graph(module, inputs)
-    exact = choices.fill == "copies" and choices.noise == 0
-    before = Run.of(module, inputs, exact)
-    limits = _Limits()
+    check = _Check(module, inputs, exact=choices.fill == "copies" and choices.noise == 0)
+    limits = Limits()
     for _ in range(_MOST_TRIES):
         tied = ties(graph, list(limits.joined.values()), limits.stopped)
-        sizes = by_factor(graph, to, tied) if isinstance(to, (int, float)) else by_name(module, graph, to, tied)
+        sizes = by_name(module, graph, to, tied) if isinstance(to, Mapping) else by_factor(graph, to, tied)
         if not sizes:
             raise InputError(f"nothing in {type(module).__name__} can be widened: {_reasons(graph, tied)}")
-        wider, edits = _wider(module, graph, sizes, tied, choices, limits.kept)
+        make = partial(_wider, graph=graph, sizes=sizes, tied=tied, choices=choices, kept=limits.kept)
+        wider, edits = make(module)
         if lost := unsaved_buffers(module, wider, edits):
-            reason = f"{lost[0]}, which no file holds, differs by channel"
-            inside = {group.index for axis in graph.tensors[lost[0]] for group in groups_of(axis)}
-            limits.stopped.update(dict.fromkeys(inside, reason))
+            limits.stop(graph.tensors[lost[0]], f"{lost[0]}, which no file holds, differs by channel")
             continue
-        found = compare(before, Run.of(wider, inputs, exact))
-        if found.failed is None and (not exact or found.largest <= _tolerance(module)):
+        found, same = check.of(wider, make)
+        if same:
             return Widening(wider, edits, *_told(graph, sizes, tied), found.largest, sizes)
         limits.relent(module, graph, sizes, found)
     raise InputError(
@@ -123,103 +121,51 @@ def widen_module(
     )
 
 
-def _tolerance(module: nn.Module) -> float:
-    return TOLERANCE.get(next(module.parameters()).dtype, 0.05)
+class _Check:
+    """Whether wider networks give what ``module`` gives; where they need not be ``exact``, whether they run."""
+
+    def __init__(self, module: nn.Module, inputs: Sequence[Any], exact: bool) -> None:
+        self.module, self.inputs, self.exact = module, inputs, exact
+        self.before = Run.of(module, inputs, exact)
+        if exact and not self.before.outputs:
+            _, why = self.before.failed or ("", "it gives no tensors")
+            raise InputError(f"{type(module).__name__} cannot be compared with wider networks on the example: {why}")
+        if not all(bool(tensor.isfinite().all()) for tensor in self.before.outputs):
+            raise InputError(
+                f"{type(module).__name__} gives infinite values or NaN for the example, which nothing can be compared with: "
+                "check its weights, or give an example input as it was trained on"
+            )
+
+    @cached_property
+    def doubled(self) -> _Check | None:
+        """The same in double precision; None where it is in that already, or does not run so."""
+        if next(self.module.parameters()).dtype == torch.float64:
+            return None
+        inputs = [
+            item.double() if isinstance(item, Tensor) and item.is_floating_point() else item for item in self.inputs
+        ]
+        try:
+            return _Check(copy.deepcopy(self.module).double(), inputs, self.exact)
+        except InputError:
+            return None
+
+    def of(self, wider: nn.Module, make: Callable[[nn.Module], tuple[nn.Module, Any]]) -> tuple[Difference, bool]:
+        """How far ``wider`` is from the module, and whether that is rounding only; ``make`` makes wider ones."""
+        found = compare(self.before, Run.of(wider, self.inputs, self.exact))
+        same = found.largest <= TOLERANCE.get(next(self.module.parameters()).dtype, 0.05)
+        if same or found.failed is not None or self.doubled is None:
+            return found, same and found.failed is None
+        # Some networks enlarge the rounding of single precision without bounds: look at the same widening in double.
+        return self.doubled.of(make(self.doubled.module)[0], make)
 
 
 def _reasons(graph: ChannelGraph, tied: Ties) -> str:
     reasons = dict.fromkeys(tied.still.values())
-    return "; ".join(list(reasons)[:3]) or "all its channels are fixed by operations whose effect on them is not known"
-
-
-@dataclass
-class _Limits:
-    """What the code of modules does not follow, found by running them."""
-
-    kept: set[tuple[str, str]] = field(default_factory=set)
-    joined: dict[str, set[int]] = field(default_factory=dict)
-    stopped: dict[int, str] = field(default_factory=dict)
-    tried: set[tuple[str, str]] = field(default_factory=set)
-    trial: tuple[str, str] | None = None
-
-    def relent(self, module: nn.Module, graph: ChannelGraph, sizes: Mapping[int, int], found: Difference) -> None:
-        """Ask for less of a module that did not follow.
-
-        First attributes that could mean several sizes are kept, then all in it grows by one factor, then what is only in
-        it stays, then one set after the other, then all that it handles.
-        """
-        path, why = found.module, found.failed or "its outputs change"
-        reason = f"{path or 'the network'} does not follow: {why}"
-        if self.trial is not None and f"{path}.".startswith(f"{self.trial[0]}."):
-            # What was tried last did not help.
-            path, step = self.trial
-            self._take_back(module, path, step)
-        self.trial = None
-        while True:
-            unsure = ambiguous_attributes(module, graph, sizes, path)
-            alone = sorted(_inside(graph, path) & sizes.keys())
-            alone = alone if 1 < len(alone) <= _MOST_ALONE else []
-            several = [_AND.join(some) for count in (2, 3) for some in combinations(unsure[:_MOST_UNSURE], count)]
-            for step in (*unsure, "together", *several, "local", *map(str, alone), "all"):
-                if (path, step) in self.tried:
-                    continue
-                self.tried |= {(other, step) for other in (_alike(module, path) if step in several else [path])}
-                self.trial = (path, step) if step not in ("local", "all") else None
-                if self._take(module, graph, sizes, path, step, reason):
-                    return
-            if not path:
-                raise InputError(f"{type(module).__name__} cannot be widened: {why}")
-            path = path.rpartition(".")[0]
-
-    def _take(
-        self, module: nn.Module, graph: ChannelGraph, sizes: Mapping[int, int], path: str, step: str, reason: str
-    ) -> bool:
-        """Take a step; whether there was something to take."""
-        inside = _inside(graph, path) & sizes.keys()
-        if step == "together":
-            # Modules of one class have one code.
-            found = {other: _inside(graph, other) & sizes.keys() for other in _alike(module, path)}
-            self.joined = {other: groups for other, groups in found.items() if len(groups) > 1} | self.joined
-            return len(inside) > 1
-        if step.isdecimal():
-            self.stopped[int(step)] = reason
-            return True
-        if step not in ("local", "all"):
-            self.kept |= {(other, name) for other in _alike(module, path) for name in step.split(_AND)}
-            return True
-        groups = {group for group in inside if step == "all" or _is_local(graph, group, path)}
-        self.stopped.update(dict.fromkeys(groups, reason))
-        return bool(groups)
-
-    def _take_back(self, module: nn.Module, path: str, step: str) -> None:
-        """Undo a step that did not help."""
-        if step.isdecimal():
-            self.stopped.pop(int(step), None)
-        elif step == "together":
-            for other in _alike(module, path):
-                self.joined.pop(other, None)
-        else:
-            self.kept -= {(other, name) for other in _alike(module, path) for name in step.split(_AND)}
-
-
-def _alike(module: nn.Module, path: str) -> list[str]:
-    kind = type(module.get_submodule(path))
-    return [other for other, part in module.named_modules() if type(part) is kind]
-
-
-def _inside(graph: ChannelGraph, path: str) -> set[int]:
-    prefix = f"{path}." if path else ""
-    return {
-        group.index
-        for place, axes in graph.seen.items()
-        if place == path or (path and place.startswith(prefix))
-        for axis in axes
-        for group in groups_of(axis)
-    }
-
-
-def _is_local(graph: ChannelGraph, group: int, path: str) -> bool:
-    return all(name.startswith(f"{path}.") for name, _ in graph.members(group))
+    if not reasons:
+        axes = ((name, axis) for name, axes in graph.tensors.items() for axis in axes)
+        reasons = {f"{name} cannot, for {reason}": None for name, axis in axes for reason in reasons_of(axis)}
+    aliases = [f"{one} is {other}" for one, other in graph.aliases.items()]
+    return "; ".join([*list(reasons)[:3], *aliases[:2]]) or "it has no parameters"
 
 
 def _told(
@@ -250,9 +196,17 @@ def _wider(
     shapes = {
         name: shape for name, shape in shapes.items() if shape != tuple(axis.size for axis in graph.tensors[name])
     }
+    needed = sum(math.prod(shape) * known.element_size() for shape, known in _pairs(module, shapes))
+    require_memory(f"a {type(module).__name__} so wide", needed)
     resize(wider, attributes, {})
     replace_tensors(wider, _new_tensors(module, graph, sizes, tied, choices, shapes))
     return wider, [resize_edit(attributes, shapes)]
+
+
+def _pairs(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+    """New shapes, each with the tensor that has it."""
+    known = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+    yield from ((shape, known[name]) for name, shape in shapes.items())
 
 
 def mappings(graph: ChannelGraph, sizes: Mapping[int, int], tied: Ties, seed: int) -> dict[int, Tensor]:
@@ -358,8 +312,8 @@ class _Parts:
             if place in divided or axis.size == found.shape[place]:
                 continue
             copied = sources(axis, self.maps)
-            fresh = copied == torch.cat([torch.full((1,), -1), copied.cummax(0).values[:-1]])
-            fresh |= copied < torch.cat([torch.zeros(1, dtype=torch.long), copied.cummax(0).values[:-1]])
+            # Originals come in order, so that a copy is of one no later than some before it.
+            fresh = copied <= torch.cat([torch.full((1,), -1), copied.cummax(0).values[:-1]])
             shape = [1] * found.ndim
             shape[place] = len(fresh)
             chosen |= fresh.reshape(shape)

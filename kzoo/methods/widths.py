@@ -20,7 +20,8 @@ _MOST_FACTOR = 1024
 class Ties:
     """Groups that must grow by one factor, and those that cannot grow, each with the reason.
 
-    ``factors`` gives, by the index of a group, the set that it is in; sets in ``whole`` grow by a whole number.
+    ``sets`` gives, by the index of a group, the groups that grow with it; those in ``whole`` grow by a whole number.
+    ``still`` gives the reasons.
     """
 
     sets: dict[int, set[int]] = field(default_factory=dict)

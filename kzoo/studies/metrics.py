@@ -54,6 +54,51 @@ class PointsOptions(Section):
     """Accuracy of the networks trained again less that of the zoo's, in points: the largest, whatever its sign."""
 
 
+class GrowthOptions(Section):
+    """A case of a study of growth, and which of its teachers; null for all, of whom the mean is taken."""
+
+    case: str
+    teachers: list[str] | None = None
+
+
+class ArmOptions(GrowthOptions):
+    """One arm of a case."""
+
+    arm: str
+
+
+class DifferenceOptions(ArmOptions):
+    """Test accuracy of an arm less that of another, or of the teacher, in points."""
+
+    against: str = Field(description="Another arm, or teacher: the network before it was grown")
+    epoch: int | None = Field(default=None, ge=0, description="After so many epochs; 0 for the start, null for the end")
+    rate: Literal["own", "equal"] = Field(default="own", description="Each arm's best rate, or the control's for both")
+
+
+class StepsOptions(ArmOptions):
+    """Steps to an accuracy, by those of another arm with the same seed; a run without it counts as its whole training."""
+
+    against: str
+    level: str = Field(description="One of the profile's levels: so much above the teacher's accuracy")
+    rate: Literal["own", "equal"] = "own"
+
+
+class ReachedOptions(ArmOptions):
+    """Test accuracy of an arm at the end, in percent."""
+
+
+class ChangeOptions(ArmOptions):
+    """How far the test loss before any training is from the teacher's, whatever the sign, in nats: the largest."""
+
+
+class ResidualOptions(ArmOptions):
+    """The change of the features that an inserted layer was to keep, by that of an identity layer at the same place."""
+
+
+class LostOptions(ArmOptions):
+    """The most accuracy, on images held back, that an insertion of the stepwise loop cost, in points."""
+
+
 _KINDS: Mapping[str, Mapping[str, MetricKind]] = MappingProxyType(
     {
         "dpiat": {
@@ -61,6 +106,14 @@ _KINDS: Mapping[str, Mapping[str, MetricKind]] = MappingProxyType(
             "ratio at every rate": MetricKind("ratio", RatesOptions),
             "correlation": MetricKind("correlation", CorrelationOptions),
             "ratio of groups": MetricKind("ratio", GroupsOptions),
+        },
+        "growth": {
+            "difference in accuracy": MetricKind("points", DifferenceOptions),
+            "share of steps": MetricKind("ratio", StepsOptions),
+            "accuracy at the end": MetricKind("percent", ReachedOptions),
+            "change of the loss": MetricKind("nats", ChangeOptions),
+            "error by identity's": MetricKind("ratio", ResidualOptions),
+            "lost at an insertion": MetricKind("points", LostOptions),
         },
         "zoo": {"largest difference": MetricKind("points", PointsOptions)},
     }

@@ -147,8 +147,72 @@ _ZOO = (
     ),
 )
 
+_GROWTH_TEACHERS = ("data", "teachers", "teacher_training", "cases", "seeds", "sweep")
+_GROWTH = (
+    Stage(
+        "teachers",
+        "kzoo.studies.growth.teachers",
+        _GROWTH_TEACHERS,
+        tables=("teachers.json",),
+        cached=("teachers",),
+        networks=True,
+        computes=True,
+        desc="The networks that are grown: trained here, for every seed one of each",
+    ),
+    Stage(
+        "grow",
+        "kzoo.studies.growth.starts",
+        ("data", "teachers", "cases", "seeds"),
+        inputs=("teachers.json", "teachers"),
+        tables=("grow.json",),
+        networks=True,
+        computes=True,
+        desc="What every arm makes of every teacher, before any training",
+    ),
+    Stage(
+        "sweep",
+        "kzoo.studies.growth.rates",
+        ("data", "teachers", "cases", "training", "sweep"),
+        inputs=("teachers.json", "teachers", "grow.json"),
+        tables=("sweep.json",),
+        networks=True,
+        computes=True,
+        desc="Every learning rate for every arm; each arm's best one, and the control's",
+    ),
+    Stage(
+        "train",
+        "kzoo.studies.growth.trainings",
+        ("data", "teachers", "cases", "seeds", "training", "keep"),
+        inputs=("teachers.json", "teachers", "grow.json", "sweep.json"),
+        tables=("train.json",),
+        cached=("models",),
+        networks=True,
+        computes=True,
+        desc="Every arm and seed trained at its own best rate, and at the control's",
+    ),
+    Stage(
+        "evaluate",
+        "kzoo.studies.growth.evaluation",
+        ("cases", "seeds", "training", "levels"),
+        inputs=("teachers.json", "grow.json", "sweep.json", "train.json"),
+        tables=("metrics.json",),
+        files=(CLAIMS,),
+        desc="The claims' metrics with their intervals, tables and figures",
+    ),
+    Stage(
+        "card",
+        "kzoo.studies.cards",
+        ("publish",),
+        inputs=("models", "metrics.json"),
+        tables=("card.json",),
+        cached=("model",),
+        files=(CLAIMS,),
+        desc="The model that is published, with a card that tells the claims",
+    ),
+)
+
 #: The stages of each kind of study, in order.
-STAGES: Mapping[str, tuple[Stage, ...]] = MappingProxyType({"dpiat": _DPIAT, "zoo": _ZOO})
+STAGES: Mapping[str, tuple[Stage, ...]] = MappingProxyType({"dpiat": _DPIAT, "growth": _GROWTH, "zoo": _ZOO})
 
 
 def stage_module(stage: Stage) -> StageModule:

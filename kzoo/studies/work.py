@@ -27,7 +27,7 @@ from kzoo.recipe import Recipe
 from kzoo.running import Diverged, Surroundings, checkpoint_folder, run_recipe
 from kzoo.studies.closure import code_digest
 from kzoo.studies.design import Run
-from kzoo.studies.records import Record
+from kzoo.studies.records import Record, told_of
 from kzoo.training.checkpoints import kept_epochs
 from kzoo.zoo import Zoo, shipped_zoo
 
@@ -77,8 +77,8 @@ class Work:
     def carry_out(self, units: Sequence[Unit], what: str) -> list[Record]:
         """The records of the units, in their order; those that are done already are not done again.
 
-        A record holds ``name``, ``sha256`` of the weights, ``epochs`` (the test accuracy after each) and ``diverged`` (the
-        step, or None).
+        A record holds ``name``, ``sha256`` of the weights, ``epochs`` (the test accuracy after each), ``diverged`` (the
+        step, or None), and what else `kzoo.studies.records.told_of` tells.
 
         Raises:
             InputError, CheckFailed, WorldError: what the first unit that fails raises.
@@ -174,9 +174,9 @@ def _carry_out(order: _Order) -> Record:
         with _quiet():
             result = run_recipe(order.unit.recipe, _surroundings(order.base), place, force=True)
         record["sha256"] = weights_sha256([place / WEIGHTS])
+        record |= told_of(result)
         if result.history is not None:
             epochs = result.history.epochs
-            record["epochs"] = [round(epoch.test_accuracy, 6) for epoch in epochs]
             saved = epochs[before - 1].step if 0 < before <= len(epochs) else 0
             steps = epochs[-1].step - saved
     except Diverged as end:

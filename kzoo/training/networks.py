@@ -1,8 +1,10 @@
-"""Small networks by name, of six families: for experiments that must end within minutes on a processor.
+"""Small networks by name, of several families: for experiments that must end within minutes on a processor.
 
 A name is ``FAMILY-DEPTHxWIDTH``: blocks (or convolutions) per stage, and channels of the first stage. Convolutional
 networks have three stages, each with twice the channels of the one before and half its resolution, then the mean over all
-positions; they take images of any size from 16 pixels on. A ViT has one stage, and takes images of 16 pixels.
+positions; they take images of any size from 16 pixels on. A ViT has one stage, and takes images of 16 pixels. An MLP has so
+many hidden layers, all of one width, and sees images of any size as the means of 8x8 parts; ``mlp-tanh`` and the like have
+another activation than ReLU.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import difflib
 import re
 import string
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from types import MappingProxyType
 
 from timm.layers.norm import LayerNorm2d
@@ -29,6 +32,8 @@ _STAGES = 3
 #: Pixels of a side of the images that a ViT takes, and of its patches.
 _VIT_SIZE, _VIT_PATCH = 16, 4
 _VIT_HEAD_WIDTH = 16
+#: What an MLP sees of an image: the means of so many by so many parts.
+_MLP_SIDE = 8
 _MOST_DEPTH, _WIDTHS = 9, range(8, 129, 4)
 
 
@@ -191,6 +196,20 @@ def _vit(depth: int, width: int, classes: int, channels: int) -> nn.Module:
     return network
 
 
+def _mlp(activation: type[nn.Module], depth: int, width: int, classes: int, channels: int) -> nn.Module:
+    layers: list[nn.Module] = []
+    before = channels * _MLP_SIDE**2
+    for _ in range(depth):
+        layers += [nn.Linear(before, width), activation()]
+        before = width
+    return _named(
+        pool=nn.AdaptiveAvgPool2d(_MLP_SIDE),
+        flatten=nn.Flatten(),
+        hidden=nn.Sequential(*layers),
+        fc=nn.Linear(width, classes),
+    )
+
+
 _FAMILIES: Mapping[str, tuple[Callable[[int, int, int, int], nn.Module], str]] = {
     "resnet": (_resnet, "residual: 3 stages of {depth} basic blocks of timm's, {width} to {widest} channels"),
     "vgg": (_vgg, "plain: 3 stages of {depth} convolutions with batch normalisation, {width} to {widest} channels"),
@@ -204,6 +223,10 @@ _FAMILIES: Mapping[str, tuple[Callable[[int, int, int, int], nn.Module], str]] =
         "3 stages of {depth} ConvNeXt blocks of timm's (layer norm, scale), {width} to {widest} channels",
     ),
     "vit": (_vit, "timm's vision transformer of {depth} blocks of width {width}, for images of 16 pixels"),
+    "mlp": (partial(_mlp, nn.ReLU), "{depth} hidden layers of {width} units with ReLU"),
+    "mlp-tanh": (partial(_mlp, nn.Tanh), "{depth} hidden layers of {width} units with tanh"),
+    "mlp-sigmoid": (partial(_mlp, nn.Sigmoid), "{depth} hidden layers of {width} units with the logistic function"),
+    "mlp-gelu": (partial(_mlp, nn.GELU), "{depth} hidden layers of {width} units with GELU"),
 }
 _LISTED = (
     *("resnet-1x16", "resnet-2x16", "resnet-3x16", "resnet-2x12", "resnet-2x24"),
@@ -212,12 +235,13 @@ _LISTED = (
     *("mobilenet-1x16", "mobilenet-2x16", "mobilenet-3x16", "mobilenet-2x12"),
     *("convnext-1x16", "convnext-2x16"),
     *("vit-2x48", "vit-4x48"),
+    *("mlp-2x64", "mlp-tanh-2x64"),
 )
 
 
 def _parsed(name: str) -> tuple[str, int, int] | None:
     """Family, depth and width of a name; None if it is none."""
-    found = re.fullmatch(r"([a-z]+)-([1-9])x([1-9]\d{0,2})", name)
+    found = re.fullmatch(r"([a-z]+(?:-[a-z]+)?)-([1-9])x([1-9]\d{0,2})", name)
     if found is None or found[1] not in _FAMILIES:
         return None
     width = int(found[3])

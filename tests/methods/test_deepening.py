@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from kzoo.building import NetworkSpec, build_network
 from kzoo.edits import apply_edits
 from kzoo.errors import InputError
-from kzoo.methods.deepening import Deepening, deepen_module, relative_difference
+from kzoo.methods.checking import relative_difference
+from kzoo.methods.deepening import Deepening, deepen_module
 from kzoo.methods.equality import equal_architecture
-from kzoo.methods.preserving import NoIdentity, identity_kernel, make_identity, propose
+from kzoo.methods.preserving import NoIdentity, identity_kernel, make_identity, propose, undo_normalisation
 from kzoo.methods.probing import example_images, outputs_of
 from kzoo.zoo import load_zoo
 
@@ -33,7 +34,7 @@ NETWORKS = (
     "timm:test_vit_relpos",
     "timm:starnet_s050",
     "timm:mobilenetv3_small_050",
-    "timm:ghostnet_050",
+    "timm:lcnet_035",
     "torchvision:shufflenet_v2_x0_5",
     "torchvision:squeezenet1_1",
 )
@@ -90,6 +91,22 @@ def test_real_networks_compute_the_same_function(name: str) -> None:
         before, after = (outputs_of(one, images, training) for one in (module, found.module))
         assert before[0].std() > 0
         assert relative_difference(before, after) < 1e-8
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("timm:test_resnet", ["layer1", "layer2", "layer3", "layer4"]),
+        # A stage of no shortcut and no ReLU has nothing but a residual layer.
+        ("timm:lcnet_035", ["blocks.0", "blocks.1", "blocks.2", "blocks.4", "blocks.5"]),
+        ("torchvision:shufflenet_v2_x0_5", ["stage2", "stage3", "stage4"]),
+    ],
+)
+def test_every_stage_gets_something(name: str, stages: list[str]) -> None:
+    _, found, _ = deepened(name)
+    assert sorted(stage for stage in stages for one in found.added if one.startswith(f"{stage}.")) == stages
+    assert len(found.added) == len(stages)
+    assert found.skipped == {}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -199,6 +216,46 @@ def test_a_branch_vanishes_at_its_last_normalisation_and_a_scaled_shortcut_is_on
     assert torch.equal(block(images), images)
 
 
+class Downsample(nn.Module):
+    """Half the size, with a normalisation that no block can be the identity with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 2, stride=2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return nn.functional.gelu(self.conv2(self.conv1(images)))
+
+
+def row_of_blocks(*blocks: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Sequential(*blocks), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def test_a_row_of_blocks_of_several_resolutions_is_several_stages() -> None:
+    module = randomised(row_of_blocks(Block(), Block(), Downsample(), Block(), Downsample()).double())
+    found = deepen_module(module, calibration=torch.randn(4, 3, 8, 8, dtype=torch.float64))
+    # Behind the last blocks of 8 x 8 and 4 x 4, and a residual layer at 2 x 2, where there is no other way.
+    assert found.added == ["1.2", "1.5", "1.7"]
+    assert ["like" in edit for edit in found.edits] == [True, True, False]
+    assert found.edits[-1]["layer"]["residual"] and found.skipped == {}
+
+
+def test_a_batch_normalisation_that_cannot_be_undone_well_enough_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where it is large numbers that it rounds, and what is behind it takes their difference."""
+
+    def badly(norm: nn.BatchNorm2d) -> None:
+        undo_normalisation(norm)
+        norm.weight.data.mul_(1 + 1e-6)
+
+    monkeypatch.setattr("kzoo.methods.deepening.undo_normalisation", badly)
+    module, images = plain(norm=True), torch.randn(20, 3, 5, 5, dtype=torch.float64)
+    found = deepen_module(module, "0", calibration=images)
+    assert "norm" not in found.edits[0]["layer"]
+    assert torch.equal(found.module(images), module(images))
+    assert "cannot be preserved" in refused(module, "0", calibration=images, norm=True)
+
+
 @pytest.mark.parametrize(
     ("block", "reason"),
     [
@@ -224,6 +281,7 @@ def test_a_network_without_stages_and_without_relu() -> None:
     module, inputs = perceptron(nn.GELU()), torch.randn(6, 5, dtype=torch.float64)
     assert "kind='residual'" in refused(module, "all", calibration=inputs)
     found = deepen_module(module, calibration=inputs, kind="residual")
+    assert found.added == ["2"]
     assert torch.equal(found.module(inputs), module(inputs))
 
 
@@ -257,6 +315,14 @@ def test_the_network_given_stays_as_it_is() -> None:
     module.eval()
 
 
+def test_a_module_around_a_row_of_blocks_is_a_stage() -> None:
+    module = network("timm:test_convnext")
+    found = deepen_module(module, ["stages.1", "stages.2"])
+    assert found.added == ["stages.1.blocks.2", "stages.2.blocks.4"]
+    images = images_for(module)
+    assert relative_difference(outputs_of(module, images), outputs_of(found.module, images)) < 1e-12
+
+
 # Names of networks
 
 
@@ -269,7 +335,7 @@ def test_resnet18_becomes_resnet34() -> None:
     assert equal_architecture(found.module) == "timm:resnet34"
     other = timm.create_model("resnet34", num_classes=7).eval()
     other.load_state_dict(found.module.state_dict())
-    assert relative_difference([module(images)], [other(images)]) < 1e-5
+    assert relative_difference(outputs_of(module, images), outputs_of(other, images)) < 1e-5
 
 
 def test_a_changed_network_that_nobody_knows_has_no_name() -> None:
@@ -297,11 +363,23 @@ def test_activations_that_are_not_idempotent_are_refused_with_what_can_be_done()
 
 
 def test_batch_normalisation_needs_calibration_images() -> None:
-    assert "calibration" in refused(network("torchvision:shufflenet_v2_x0_5"), "conv1.2")
+    for at in ("conv1.2", "all"):
+        said = refused(network("torchvision:shufflenet_v2_x0_5"), at)
+        assert said.startswith("a batch normalisation behind") and "--data TASK, or calibration=" in said
 
 
 def test_a_layer_without_an_activation_is_refused() -> None:
-    assert "no activation" in refused(perceptron(), "2", calibration=torch.randn(3, 5, dtype=torch.float64))
+    module, inputs = (
+        nn.Sequential(nn.Linear(5, 4), *perceptron()[2:], nn.Linear(3, 2)).double(),
+        torch.randn(3, 5).double(),
+    )  # type: ignore[index]
+    assert "no activation" in refused(module, "0", calibration=inputs)
+
+
+def test_the_output_layer_is_refused() -> None:
+    inputs = torch.randn(3, 5, dtype=torch.float64)
+    for kind in ("auto", "residual"):
+        assert "2 is the network's output layer" in refused(perceptron(), "2", calibration=inputs, kind=kind)
 
 
 def test_an_activation_that_is_run_twice_is_refused() -> None:

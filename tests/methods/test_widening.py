@@ -17,7 +17,7 @@ from benchmarks.realistic import make_realistic, without_chance
 from kzoo.edits import apply_edits
 from kzoo.errors import InputError
 from kzoo.methods.widening import Choices, Widening, widen_module
-from tests.growing import NETWORKS, Attention, Flattened, Grouped, Residual, difference, image, linears
+from tests.growing import NETWORKS, Attention, Flattened, Grouped, Residual, Shared, difference, image, linears
 
 EXACT = 1e-12
 
@@ -147,7 +147,7 @@ def test_shares_go_back_through_layers_over_other_axes() -> None:
 
 REAL = (
     "test_resnet", "test_efficientnet", "test_vit", "test_convnext", "test_byobnet", "test_nfnet", "test_coatnet",
-    "test_mambaout", "starnet_s050", "mobilenetv3_small_050", "levit_128s", "test_vit_relpos",
+    "test_mambaout", "starnet_s050", "mobilenetv3_small_050", "test_vit_relpos",
 )  # fmt: skip
 
 
@@ -279,12 +279,76 @@ def test_frozen_and_shared_parameters_stay_so() -> None:
         ({"stem": 10**9}, "more than 1024 times"),
         ({"stam": 8}, "nearest: stem"),
         ({"stem": 8, "inner.3": 9}, "shares its channels"),
+        ("1.5", "expected a factor or widths"),
+        (True, "expected a factor or widths"),
+        ({"stem": "8"}, "whole numbers"),
+        ({"inner.1": 3}, "it has 4"),
+        ({}, "no layer is to become wider"),
         ({"head": 8}, "head cannot be widened: it is the network's output; the nearest layer that can be is inner.3"),
     ],
 )
 def test_bad_widths_are_refused(to: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         widen_module(trained(Residual), image(), to)
+
+
+def test_tied_weights_are_left_or_refused() -> None:
+    torch.manual_seed(0)
+    module, tokens = Shared().double().eval(), torch.tensor([[1, 2, 3], [4, 5, 6]])
+    found = widen_module(module, tokens, 1.5).module
+    assert (found.table.embedding_dim, found.inner.out_features) == (4, 9)
+    assert difference(module, found, tokens) < EXACT
+    with pytest.raises(InputError, match=r"outer cannot be widened: table\.weight is used in several ways"):
+        widen_module(module, tokens, {"outer": 8})
+
+
+def test_control_flow_that_depends_on_values_is_refused() -> None:
+    class Dynamic(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) if x.sum() > 0 else self.layer(-x)
+
+    with pytest.raises(
+        InputError, match=r"Dynamic cannot be traced .* widening needs a network whose operations do not"
+    ):
+        widen_module(trained(Dynamic), vector())
+
+
+def test_a_network_that_gives_nan_is_refused() -> None:
+    module = trained(linears)
+    with torch.no_grad():
+        module[0].weight[0, 0] = float("nan")
+    with pytest.raises(InputError, match="gives infinite values or NaN"):
+        widen_module(module, vector())
+
+
+def test_a_network_that_gives_no_tensors_is_refused() -> None:
+    class Silent(nn.Sequential):
+        def forward(self, x: Tensor) -> int:
+            super().forward(x)
+            return 3
+
+    with pytest.raises(InputError, match="it gives no tensors"):
+        widen_module(Silent(*trained(linears)), vector())
+
+
+def test_rounding_that_grows_is_told_from_code_that_does_not_follow() -> None:
+    class Chaotic(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.middle, self.last = nn.Linear(3, 16), nn.Linear(16, 16), nn.Linear(16, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(torch.sin(1e6 * self.middle(self.first(x))))
+
+    module = trained(Chaotic).float()
+    found = widen_module(module, vector().float(), 1.5)
+    assert (found.module.first.out_features, found.module.middle.out_features) == (24, 24)
+    assert difference(module, found.module, vector().float()) > 1e-3 > 1e-8 > found.difference
+    assert found.module.first.weight.dtype == torch.float32
 
 
 def test_a_width_that_a_norm_does_not_allow_is_refused() -> None:
@@ -314,6 +378,34 @@ def test_a_network_whose_code_does_not_follow_is_left_where_it_does_not() -> Non
     found = widen_module(trained(Stubborn), vector(), 1.5)
     assert (found.module.first.out_features, found.module.middle.out_features) == (4, 9)
     assert "does not follow" in found.left[0]["reason"]
+
+
+def test_heads_grow_with_the_trunk_where_the_code_takes_them_for_one() -> None:
+    class Square(Attention):
+        def attend(self, x: Tensor) -> Tensor:
+            batch, length, width = x.shape
+            q, k, v = (part.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, 2))
+            return self.proj(self.plain(q, k, v).transpose(1, 2).reshape(batch, length, width))
+
+    module = trained(Square)
+    found = widen_module(module, image(), 1.5)
+    assert (found.module.num_heads, found.module.proj.in_features, found.module.proj.out_features) == (4, 16, 16)
+    assert difference(module, found.module, image(seed=1)) < EXACT
+
+
+def test_an_attribute_that_only_looks_like_a_width_is_kept() -> None:
+    class Threes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts, self.first, self.last = 3, nn.Linear(3, 3), nn.Linear(3, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(torch.relu(self.first(x.view(-1, self.parts, 3)))).mean(1)
+
+    module = trained(Threes)
+    found = widen_module(module, vector(), 2)
+    assert (found.module.parts, found.module.first.out_features, found.left) == (3, 6, ())
+    assert difference(module, found.module, vector() + 1) < EXACT
 
 
 @pytest.mark.parametrize("same", [True, False])

@@ -14,16 +14,22 @@ SOURCE = "local:glyphs-vgg-1x16"
 
 
 @pytest.fixture
-def grown(world, command):
-    """A network that was made wider, published; and that one made deeper from the Hub, in the folder ``twice``."""
+def once(world, command):
+    """A network that was made wider, published."""
     assert command("widen", SOURCE, "--layer", "features.4=50", "--out", "once")[0] == 0
     code, _, said = command("publish", "once", "--repo", ONCE)
     assert code == 0, said
+    return world
+
+
+@pytest.fixture
+def grown(once, command):
+    """That one made deeper from the Hub, in the folder ``twice``, and published."""
     code, _, said = command("deepen", f"hf:{ONCE}", "--at", "features.6", "--no-norm", "--out", "twice")
     assert code == 0, said
     code, _, said = command("publish", "twice", "--repo", TWICE)
     assert code == 0, said
-    return world
+    return once
 
 
 def test_a_grown_network_from_the_hub_is_grown_on_and_both_are_rebuilt_to_the_byte(grown, command, tmp_path):
@@ -61,9 +67,9 @@ def test_the_card_says_what_was_grown(grown, command):
         ([{"edit": "resize", "tensors": {"features.0.weight": [2**21, 1, 3, 2**10]}}], "are free"),
     ],
 )
-def test_hostile_edits_in_a_stranger_s_recipe_are_refused(grown, command, edits, message):
-    recipe = yaml.safe_load(grown.read(ONCE, "recipe.yaml", "main"))
+def test_hostile_edits_in_a_stranger_s_recipe_are_refused(once, command, edits, message):
+    recipe = yaml.safe_load(once.read(ONCE, "recipe.yaml", "main"))
     recipe["target"]["edits"] = edits
-    grown.commit(ONCE, {"recipe.yaml": yaml.safe_dump(recipe).encode()})
+    once.commit(ONCE, {"recipe.yaml": yaml.safe_dump(recipe).encode()})
     code, _, said = command("rebuild", ONCE)
     assert (code, said.count("Error: "), message in said, "Traceback" in said) == (2, 1, True, False), said

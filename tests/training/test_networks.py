@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import sqrt
 
 import pytest
 import torch
+from torch import Tensor
 
 import kzoo
 from kzoo import InputError
@@ -40,6 +42,7 @@ def test_every_network_reads_images_and_learns_in_all_its_parameters(name: str) 
         ("mobilenet-2x16", 58_618, 12, 33),
         ("convnext-2x16", 101_370, 17, 22),
         ("vit-2x48", 40_186, 11, 10),
+        ("mlp-tanh-2x64", 8_970, 4, 3),
     ],
 )
 def test_architectures_have_known_sizes(name: str, parameters: int, items: int, typed: int) -> None:
@@ -93,6 +96,25 @@ def test_equal_seeds_give_equal_weights() -> None:
     assert all(torch.equal(value, second[key]) for key, value in first.items())
 
 
+@pytest.mark.parametrize(
+    ("name", "activation"),
+    [
+        ("mlp", torch.relu),
+        ("mlp-tanh", torch.tanh),
+        ("mlp-sigmoid", torch.sigmoid),
+        ("mlp-gelu", torch.nn.functional.gelu),
+    ],
+)
+def test_an_mlp_sees_the_means_of_parts_of_any_image(name: str, activation: Callable[[Tensor], Tensor]) -> None:
+    network = made(f"{name}-2x12", channels=3)
+    images = torch.randn(2, 3, 16, 16)
+    parts = images.reshape(2, 3, 8, 2, 8, 2).mean((3, 5)).flatten(1)
+    state = network.state_dict()
+    for layer in ("hidden.0", "hidden.2"):
+        parts = activation(parts @ state[f"{layer}.weight"].T + state[f"{layer}.bias"])
+    torch.testing.assert_close(network(images), parts @ state["fc.weight"].T + state["fc.bias"])
+
+
 def test_names_of_that_form_need_not_be_listed() -> None:
     assert "resnet-4x8" not in SMALL_NETWORKS
     assert made("resnet-4x8")(torch.zeros(2, 1, 16, 16)).shape == (2, 10)
@@ -100,7 +122,19 @@ def test_names_of_that_form_need_not_be_listed() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "resnet", "resnet-0x16", "resnet-2x6", "resnet-2x10", "resnet-2x132", "vit-2x24", "Resnet-2x16", "res-2x16"],
+    [
+        "",
+        "resnet",
+        "resnet-0x16",
+        "resnet-2x6",
+        "resnet-2x10",
+        "resnet-2x132",
+        "vit-2x24",
+        "Resnet-2x16",
+        "res-2x16",
+        "mlp-elu-1x16",
+        "vgg-tanh-1x16",
+    ],
 )
 def test_unknown_names_are_refused_with_what_is_near(name: str) -> None:
     with pytest.raises(InputError, match=r"is no small network: expected FAMILY-DEPTHxWIDTH.*nearest: "):
