@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -169,7 +170,7 @@ def winner(ratio: float = 1.0) -> Rule:
         parents, known = torch.stack(entries.doubles), _importances(entries)
         scaled = torch.cat([known[:1], ratio * known[1:]])
         chosen = parents.gather(0, scaled.argmax(0, keepdim=True))[0]
-        return torch.where((known <= 0).all(0), parents.mean(0), chosen)
+        return torch.where((known <= 0).all(0), mean(entries.parents), chosen)
 
     return Rule("winner", fuse, needs_importance=True)
 
@@ -207,8 +208,18 @@ def _importances(entries: Entries) -> Tensor:
 
 
 def _weighted(entries: Entries, weight: float, power: float, floor: float) -> Tensor:
-    parents = torch.stack(entries.doubles)
-    strength = _importances(entries).clamp(min=floor) ** power
-    shares = torch.cat([strength[:1], weight * strength[1:]])
-    # About the first parent: where all agree the result is theirs to the last bit.
-    return parents[0] + (shares * (parents - parents[0])).sum(0) / shares.sum(0)
+    strength = _power(_importances(entries).clamp(min=floor), power)
+    # Parent by parent, about the first: the order of sums is one for all pieces of a tensor, and where all parents agree
+    # the result is theirs to the last bit.
+    first, *others = entries.doubles
+    moved, total = torch.zeros_like(first), strength[0]
+    for other, share in zip(others, weight * strength[1:], strict=True):
+        moved, total = moved + share * (other - first), total + share
+    return first + moved / total
+
+
+def _power(values: Tensor, power: float) -> Tensor:
+    """Powers by NumPy: torch's of the last few entries of a piece differ from those of all others in the last bit."""
+    if power == 1:
+        return values
+    return torch.from_numpy(np.power(values.cpu().numpy(), power)).to(values.device)
