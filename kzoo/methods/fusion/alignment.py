@@ -11,7 +11,7 @@ Every tensor is divided by its size, so that statistics of large features do not
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from kzoo.errors import InputError
 from kzoo.graph import Axis, Fixed
 from kzoo.methods.fusion.layouts import Box, boxes, permuted, take
-from kzoo.methods.fusion.permutations import Permutation, State, Symmetries, identity, random_permutation
+from kzoo.methods.fusion.permutations import Permutation, State, Symmetries, identity, permute, random_permutation
 from kzoo.training.evaluation import evaluation_mode, place
 
 #: Of what a channel does not share with others so many quantiles are compared.
@@ -54,6 +54,19 @@ def match_weights(reference: State, state: State, found: Symmetries, *, restarts
         InputError: a tensor is missing, differs in shape, or holds values that are not finite.
     """
     return _match(reference, state, found, found.axes, restarts, seed)
+
+
+def align_states(
+    parents: Sequence[State], found: Symmetries, *, restarts: int = 1, seed: int = 0
+) -> tuple[list[State], list[Alignment]]:
+    """The parents with their channels in the order of the first one's, by weights; and how each but the first was aligned.
+
+    Raises:
+        InputError: a tensor is missing, differs in shape, or holds values that are not finite.
+    """
+    alignments = [match_weights(parents[0], parent, found, restarts=restarts, seed=seed) for parent in parents[1:]]
+    moved = [permute(parent, found, one.permutation) for parent, one in zip(parents[1:], alignments, strict=True)]
+    return [parents[0], *moved], alignments
 
 
 def match_activations(
@@ -403,8 +416,3 @@ def _standardised(rows: Tensor) -> Tensor:
     centred = rows - rows.mean(1, keepdim=True)
     spread = centred.square().mean(1, keepdim=True).sqrt()
     return torch.where(spread > 0, centred / spread.clamp(min=1e-300), 0.0)
-
-
-def differing(one: Permutation, other: Permutation) -> Iterator[int]:
-    """The sets that two permutations permute differently."""
-    return (index for index in one if not torch.equal(one[index], other[index]))

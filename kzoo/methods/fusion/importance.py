@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kzoo.errors import InputError
 from kzoo.training.evaluation import evaluation_mode, place
@@ -40,7 +41,8 @@ def fisher(module: nn.Module, images: Tensor, *, chunk: int = 16) -> dict[str, T
         return found, found.detach()
 
     gradients = vmap(grad(log_probability, has_aux=True), in_dims=(None, 0, None), randomness="same")
-    with evaluation_mode(module):
+    # The fused kernels of attention have no rule for vmap.
+    with evaluation_mode(module), sdpa_kernel(SDPBackend.MATH):
         classes = _classes(module, images[:1].to(device, dtype))
         for some in torch.split(images, chunk):
             _add(totals, gradients, parameters, some.to(device, dtype), classes)

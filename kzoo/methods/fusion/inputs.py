@@ -7,6 +7,7 @@ each source times a matrix, so that weights can be fused a few rows at a time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from kzoo.errors import InputError
 from kzoo.methods.dils import one_thread, rows_of
+from kzoo.methods.fusion.permutations import Permutation, Symmetries, permute
 from kzoo.methods.fusion.roles import LEARNED, Role, mean_beside
 from kzoo.methods.fusion.rules import mean
 from kzoo.methods.fusion.states import fuse_unlearned, state_roles
@@ -77,6 +79,33 @@ class _Products:
             rows = nn.functional.pad(rows, (0, 1), value=1.0)
             self.total += rows.mT @ rows
             self.count += rows.shape[1]
+
+
+def permute_grams(grams: State, found: Symmetries, permutation: Permutation) -> dict[str, Tensor]:
+    """The Grams of the network whose channels `permute` permutes, of those of the network before.
+
+    Raises:
+        InputError: a Gram is that of another architecture.
+    """
+    permuted: dict[str, Tensor] = {}
+    for path, gram in grams.items():
+        name = f"{path}.weight"
+        shape = tuple(axis.size for axis in found.axes.get(name, ()))
+        groups, width = len(gram), gram.shape[-1] - 1
+        if shape and (math.prod(shape[1:]) != width or shape[0] % groups):
+            raise InputError(f"the Gram of {path} is {tuple(gram.shape)}: it does not fit a weight of {shape}")
+        if not found.boxes(name):
+            permuted[path] = gram
+            continue
+        # Where each entry of the weight is in its group's rows, and which group that is.
+        inputs = torch.arange(width).expand(shape[0], width)
+        owners = torch.arange(groups).repeat_interleave(shape[0] // groups)[:, None]
+        moved = permute({name: (owners * width + inputs).reshape(shape)}, found, permutation)[name]
+        rows = moved.reshape(groups, -1, width)[:, 0]
+        order = torch.cat([rows % width, torch.full((groups, 1), width)], 1)
+        owner = rows[:, 0] // width
+        permuted[path] = gram[owner[:, None, None], order[:, :, None], order[:, None, :]]
+    return permuted
 
 
 @dataclass(frozen=True)
@@ -146,12 +175,13 @@ def _inverse(gram: Tensor, ridge: float) -> Tensor:
     size = float(gram.diagonal().mean())
     if not size > 0:
         return torch.zeros_like(gram)
-    values, vectors = torch.linalg.eigh(gram)
     if ridge > 0:
-        inverse = 1 / (values.clamp(min=0) + ridge * size)
-    else:
-        kept = values > values.max() * len(values) * torch.finfo(torch.float64).eps
-        inverse = torch.where(kept, 1 / torch.where(kept, values, 1.0), 0.0)
+        factor, failed = torch.linalg.cholesky_ex(gram + ridge * size * torch.eye(len(gram), dtype=torch.float64))
+        if not failed:
+            return torch.cholesky_inverse(factor)
+    values, vectors = torch.linalg.eigh(gram)
+    kept = values > values.max() * len(values) * torch.finfo(torch.float64).eps
+    inverse = torch.where(kept, 1 / torch.where(kept, values + ridge * size, 1.0), 0.0)
     found: Tensor = (vectors * inverse) @ vectors.T
     return found
 

@@ -157,7 +157,8 @@ def _each(found: Symmetries, draw: Callable[[int], Tensor]) -> dict[int, Tensor]
 def permute(state: State, found: Symmetries, permutation: Permutation) -> dict[str, Tensor]:
     """The state dict of the same function with permuted channels; values are moved, never computed.
 
-    Tensors without channels to permute are handed on as they are.
+    Tensors without channels to permute are handed on as they are; other values of parameters, as their importance, are
+    permuted likewise.
 
     Raises:
         InputError: a tensor has another shape than the network's.

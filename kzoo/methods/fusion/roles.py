@@ -8,6 +8,8 @@ from enum import Enum
 import torch
 
 _STATISTICS = ("running_mean", "running_var")
+#: Names of scales of single channels, of normalisations and of residual branches (layer scale).
+_SCALES = ("weight", "gamma", "scale")
 
 
 class Role(Enum):
@@ -37,8 +39,8 @@ def roles_of(
 ) -> dict[str, Role]:
     """The role of each tensor, told from names, shapes and types alone, as a file's header has them.
 
-    ``buffers`` names those that are known to be no parameters. A ``weight`` of one axis is a normalisation's scale, and the
-    ``bias`` beside it its shift.
+    ``buffers`` names those that are known to be no parameters. A ``weight`` of one axis is a normalisation's scale,
+    and the ``bias`` beside it its shift.
     """
     return {name: _role(name, shape, dtypes[name], shapes, buffers) for name, shape in shapes.items()}
 
@@ -58,7 +60,7 @@ def _role(
         return Role.MEAN if last == "running_mean" else Role.VARIANCE
     if name in buffers:
         return Role.BUFFER
-    if last == "weight" and len(shape) == 1:
+    if last in _SCALES and len(shape) == 1:
         return Role.SCALE
     if last == "bias":
         return Role.SHIFT if len(shapes.get(f"{beside}weight", (0, 0))) == 1 else Role.BIAS

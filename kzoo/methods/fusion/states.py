@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from kzoo.errors import InputError
 from kzoo.methods.fusion.roles import LEARNED, Role, mean_beside, roles_of
@@ -50,6 +50,14 @@ def state_roles(state: State) -> dict[str, Role]:
     """The roles of a state dict's tensors, told from names, shapes and types."""
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     return roles_of(shapes, {name: tensor.dtype for name, tensor in state.items()})
+
+
+def module_roles(module: nn.Module) -> dict[str, Role]:
+    """The roles of a network's tensors; of a module it is known which ones are buffers."""
+    state = module.state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    learned = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    return roles_of(shapes, {name: tensor.dtype for name, tensor in state.items()}, state.keys() - learned)
 
 
 def fuse_unlearned(role: Role, versions: Sequence[Tensor], means: Sequence[Tensor] | None = None) -> Tensor:

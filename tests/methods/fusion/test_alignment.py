@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kzoo.errors import InputError
-from kzoo.methods.fusion.alignment import match_activations, match_weights
+from kzoo.methods.fusion.alignment import align_states, match_activations, match_weights
 from kzoo.methods.fusion.permutations import permute, random_permutation, symmetries
 from tests.growing import NETWORKS, image
 from tests.methods.fusion.networks import Joined, Plain, ResidualNorm, of_timm, trained
@@ -166,6 +166,16 @@ def test_the_same_seed_gives_the_same_permutation() -> None:
     first, second = (match_weights(one.state_dict(), other.state_dict(), found, restarts=2, seed=7) for _ in range(2))
     assert all(torch.equal(first.permutation[index], second.permutation[index]) for index in found.sets)
     assert first.similarity == second.similarity
+
+
+def test_parents_are_brought_in_the_order_of_the_first() -> None:
+    module = trained(Joined)
+    found = symmetries(module, image())
+    state = module.state_dict()
+    copies = [permute(state, found, random_permutation(found, seed)) for seed in (1, 2)]
+    parents, alignments = align_states([state, *copies], found)
+    assert all(all_equal(dict(parent), state) for parent in parents)
+    assert [one.similarity for one in alignments] == pytest.approx([1, 1])
 
 
 def test_what_cannot_be_aligned_is_refused() -> None:

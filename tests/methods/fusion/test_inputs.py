@@ -1,18 +1,17 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from kzoo.errors import InputError
-from kzoo.methods.fusion.inputs import input_grams, null_space, null_space_maps, regmean, regmean_maps
+from kzoo.methods.fusion.inputs import input_grams, null_space, null_space_maps, permute_grams, regmean, regmean_maps
+from kzoo.methods.fusion.permutations import permute, random_permutation, symmetries
 from kzoo.methods.fusion.rules import average, delta_sum
 from kzoo.methods.fusion.states import fuse_states
-from tests.growing import Attention, Inverted
-from tests.methods.fusion.networks import ResidualNorm, images, mlp, of_timm, trained
+from tests.growing import Attention, Grouped, Inverted
+from tests.methods.fusion.networks import Joined, ResidualNorm, images, mlp, trained
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -96,8 +95,8 @@ def test_grams_are_those_of_what_a_layers_weights_multiply(layer: nn.Module) -> 
     torch.testing.assert_close(gram[:, -1, -1], torch.ones(groups).double())
 
 
-@pytest.mark.parametrize("build", [Inverted, Attention, lambda: of_timm("test_resnet")])
-def test_regmean_of_equal_parents_is_the_parent_and_the_rest_is_averaged(build: Callable[[], nn.Module]) -> None:
+@pytest.mark.parametrize("build", [Inverted, Attention, Grouped])
+def test_regmean_of_equal_parents_is_the_parent_and_the_rest_is_averaged(build: type[nn.Module]) -> None:
     one, other = (trained(build, seed) for seed in (0, 1))
     grams = [input_grams(module, images(4, seed=seed)) for seed, module in enumerate((one, other))]
     same = regmean([one.state_dict()] * 2, grams)
@@ -108,6 +107,20 @@ def test_regmean_of_equal_parents_is_the_parent_and_the_rest_is_averaged(build: 
     layers = {f"{path}.{part}" for path in grams[0] for part in ("weight", "bias")}
     assert all(torch.equal(both[tensor], mean[tensor]) for tensor in mean if tensor not in layers)
     assert not any(torch.equal(both[f"{path}.weight"], mean[f"{path}.weight"]) for path in grams[0])
+
+
+@pytest.mark.parametrize("build", [Inverted, Attention, Grouped, ResidualNorm, Joined])
+def test_grams_of_a_permuted_network_are_the_permuted_grams(build: type[nn.Module]) -> None:
+    module = trained(build)
+    found = symmetries(module, images())
+    order = random_permutation(found, 3)
+    moved = permute_grams(input_grams(module, images(5)), found, order)
+    module.load_state_dict(permute(module.state_dict(), found, order))
+    expected = input_grams(module, images(5))
+    for path, gram in expected.items():
+        torch.testing.assert_close(moved[path], gram)
+    with pytest.raises(InputError, match="does not fit a weight of"):
+        permute_grams({next(iter(expected)): torch.eye(2)[None]}, found, order)
 
 
 def test_rows_can_be_fused_a_few_at_a_time() -> None:

@@ -22,7 +22,7 @@ from kzoo.methods.fusion.rules import (
     threshold_replace,
     winner,
 )
-from kzoo.methods.fusion.states import fuse_states, state_roles
+from kzoo.methods.fusion.states import fuse_states, module_roles, state_roles
 from tests.methods.fusion.networks import ResidualNorm, images, mlp, trained
 
 
@@ -96,6 +96,16 @@ def test_roles() -> None:
         Role.VARIANCE,
         Role.WHOLE,
     ]
+
+
+def test_buffers_of_a_module_are_known_whatever_their_names() -> None:
+    module = nn.Module()
+    module.mask, module.gamma, module.token = None, nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(1, 3))
+    module.register_buffer("table", torch.ones(2, 3))
+    found = module_roles(module)
+    assert found == {"gamma": Role.SCALE, "token": Role.WEIGHT, "table": Role.BUFFER}
+    state = module.state_dict()
+    assert fuse_states([state, state], literal_sum(), roles=found)["table"].tolist() == [[1, 1, 1]] * 2
 
 
 def test_only_weights_and_biases_are_summed() -> None:
