@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
@@ -114,7 +115,7 @@ def _match(
         for name, given in starts:
             if search.is_best(value):
                 break
-            ended = search.improved(given, seed)
+            ended = given if search.is_best(search.value(given)) else search.improved(given, seed)
             reached = search.value(ended)
             if reached > value + _GAIN * search.most:
                 best, value, origin = ended, reached, name
@@ -258,15 +259,7 @@ class _Search:
         # What is inside depends on each other where one tensor has several: twice, so that each knows the others.
         for _ in range(1 if profile else 2):
             for inner in self.inner[index]:
-                scores[inner] = torch.zeros(size, size, dtype=torch.float64)
-                order = torch.zeros(size, size, self.sets[inner].size, dtype=torch.long)
-                table = self._inner_scores(current, index, inner, orders, profile)
-                for one in range(size):
-                    for other in range(size):
-                        best = _assign(table[one, other])
-                        order[one, other] = best
-                        scores[inner][one, other] = table[one, other][torch.arange(len(best)), best].sum()
-                orders[inner] = order
+                orders[inner], scores[inner] = _assign_each(self._inner_scores(current, index, inner, orders, profile))
         total = sum(scores.values(), torch.zeros(size, size, dtype=torch.float64))
         chosen = _assign(total + self._own_scores(current, index, profile))
         picked = torch.arange(size)
@@ -307,13 +300,15 @@ class _Search:
                 kept = (at, outer, *others)
                 view = pair.other if profile else permuted(pair.box, pair.other, current, self.within, kept)
                 left, right = (_side(part, at, outer, profile) for part in (pair.one, view))
+                if profile or not others:
+                    every = _alike(left.flatten(0, 1), right.flatten(0, 1), profile)
+                    table += every.reshape(size, width, size, width).transpose(1, 2)
+                    continue
                 for one in range(size):
-                    if others and not profile:
-                        known = view
-                        for side, group in others.items():
-                            known = take(known, orders[group][one], outer, side)
-                        right = _side(known, at, outer, False)
-                    table[one] += _alike(left[one], right, profile)
+                    known = view
+                    for side, group in others.items():
+                        known = take(known, orders[group][one], outer, side)
+                    table[one] += left[one] @ _rows(known, at, outer).mT
         return table
 
     # A start from what no permutation changes
@@ -345,7 +340,8 @@ def _alike(left: Tensor, right: Tensor, profile: bool) -> Tensor:
     """Products of all rows of both, or minus the squared distances of their profiles."""
     if not profile:
         return left @ right.mT
-    return -torch.cdist(left.expand(*right.shape[:-2], *left.shape[-2:]), right).square()
+    # The other mode subtracts large numbers, which hides small differences.
+    return -torch.cdist(left, right, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 
 def _profile(rows: Tensor) -> Tensor:
@@ -361,6 +357,13 @@ def _profile(rows: Tensor) -> Tensor:
 def _assign(score: Tensor) -> Tensor:
     """For each row the column, such that the sum of the scores is largest."""
     return torch.from_numpy(linear_sum_assignment(score.numpy(), maximize=True)[1])
+
+
+def _assign_each(table: Tensor) -> tuple[Tensor, Tensor]:
+    """The assignments of many matrices (the last two axes), and the sum of the scores of each."""
+    columns = np.stack([linear_sum_assignment(one, maximize=True)[1] for one in table.flatten(0, 1).numpy()])
+    found = torch.from_numpy(columns).reshape(table.shape[:-1])
+    return found, table.gather(-1, found[..., None]).sum((-1, -2))
 
 
 # Activations as tensors: channels x samples

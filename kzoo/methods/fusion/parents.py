@@ -35,7 +35,8 @@ def check_parents(
 ) -> None:
     """Refuse parents in memory that cannot be fused; ``names`` are what people call them.
 
-    ``classes`` are those of each parent behind one shared classifier, where they are known.
+    ``classes`` are those of each parent behind one shared classifier, where they are known. Of parents with private
+    classifiers give the trunks (`split_classifier`).
 
     Raises:
         InputError: there is one parent only, one is given twice, architectures, types or classes differ, or a value is NaN

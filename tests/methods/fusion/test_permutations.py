@@ -188,3 +188,14 @@ def test_another_architectures_state_is_refused() -> None:
     state = module.state_dict() | {"hidden.weight": torch.zeros(9, 12)}
     with pytest.raises(InputError, match=re.escape("hidden.weight is (9, 12): expected (9, 28)")):
         permute(state, found, identity(found))
+
+
+def test_a_network_that_cannot_be_traced_is_refused_with_what_to_do() -> None:
+    class Branching(Plain):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x if x.mean() > 0 else -x)
+
+    with pytest.raises(
+        InputError, match=r"Branching cannot be traced \(.*its channels cannot be aligned; fuse without"
+    ):
+        symmetries(trained(Branching), image())
