@@ -1,0 +1,131 @@
+"""Fusion layer by layer, in the order of the network: each layer is solved for what the fused network gives it by then.
+
+RegMean solves every layer for the inputs that it has in the parents; but behind a fused layer inputs are others, and errors
+add up with depth. Here a layer takes what the fused layers before it give on each parent's images, and is to give what that
+parent's layer gives on them: least squares, in closed form, one pass for each layer. That is no method of a paper; it needs
+images of every parent (no labels), where RegMean needs their Grams alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kzoo.edits import copied
+from kzoo.errors import InputError
+from kzoo.methods.dils import Sums, one_thread, rows_of
+from kzoo.methods.fusion.rules import average
+from kzoo.methods.fusion.states import fuse_states, module_roles
+from kzoo.training.evaluation import evaluation_mode, place
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_MOST_INPUTS = 16_384
+#: Entries of a matrix of patches that are held at a time.
+_HELD = 1 << 24
+_Call = tuple[Tensor, Tensor]
+
+
+@torch.no_grad()
+def fuse_layerwise(
+    modules: Sequence[nn.Module],
+    images: Sequence[Tensor],
+    *,
+    start: Mapping[str, Tensor] | None = None,
+    ridge: float = 1e-4,
+    batch: int = 64,
+) -> dict[str, Tensor]:
+    """The state dict of the fused network, in the first parent's types; all run in evaluation mode and stay as they are.
+
+    ``images`` are N x C x H x W of each parent, ready for the networks; more images of a parent count more. ``start`` is
+    what the layers are solved from, the average by default: norms, embeddings and layers of more than 16,384 inputs keep
+    it, and ``ridge``, relative to the mean of a Gram's diagonal, is what deviations from it cost. Fold batch normalisation
+    before: its statistics are those of the start.
+
+    Raises:
+        InputError: there are not as many collections of images as parents, one is empty, or the ridge is negative.
+    """
+    if len(images) != len(modules) or not all(len(some) for some in images):
+        raise InputError(
+            f"there are {len(modules)} parents and images for {sum(len(some) > 0 for some in images)}: give some of each"
+        )
+    if not 0 <= ridge < float("inf"):
+        raise InputError(f"ridge={ridge:g} is not possible: expected 0 or more")
+    states = [module.state_dict() for module in modules]
+    fused = copied(modules[0]).eval()
+    fused.load_state_dict(start or fuse_states(states, average(), roles=module_roles(modules[0])))
+    given = [some.to(*place(module)) for module, some in zip(modules, images, strict=True)]
+    with one_thread():
+        for name in _layers(fused, given[0][:1]):
+            layer = fused.get_submodule(name)
+            assert isinstance(layer, (nn.Linear, *_CONVOLUTIONS))
+            sums = _Solver(layer)
+            for module, some in zip(modules, given, strict=True):
+                for part in torch.split(some, batch):
+                    sums.add(_calls(fused, name, part), _calls(module, name, part))
+            sums.solve(ridge)
+    return {name: tensor.to(states[0][name].dtype) for name, tensor in fused.state_dict().items()}
+
+
+def _layers(module: nn.Module, image: Tensor) -> list[str]:
+    """The layers that are solved, in the order in which they first run."""
+    order: dict[str, None] = {}
+    handles = [
+        part.register_forward_hook(lambda *_, name=name: order.setdefault(name))
+        for name, part in module.named_modules()
+        if isinstance(part, (nn.Linear, *_CONVOLUTIONS)) and part.weight[0].numel() <= _MOST_INPUTS
+    ]
+    try:
+        module(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(order)
+
+
+def _calls(module: nn.Module, name: str, images: Tensor) -> list[_Call]:
+    """What a layer takes and gives, each time that it runs."""
+    seen: list[_Call] = []
+    handle = module.get_submodule(name).register_forward_hook(
+        lambda _, taken, output: seen.append((taken[0].detach().clone(), output.detach().clone()))
+    )
+    try:
+        with evaluation_mode(module):
+            module(images)
+    finally:
+        handle.remove()
+    return seen
+
+
+class _Solver:
+    """Least squares of one layer, group by group."""
+
+    def __init__(self, layer: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) -> None:
+        self.layer = layer
+        self.groups = 1 if isinstance(layer, nn.Linear) else layer.groups
+        self.width, self.outputs = layer.weight[0].numel(), len(layer.weight) // self.groups
+        self.sums = [Sums(self.width, self.outputs) for _ in range(self.groups)]
+
+    def add(self, taken: Sequence[_Call], wanted: Sequence[_Call]) -> None:
+        """Inputs of the fused layer, and outputs of the parent's."""
+        for (inputs, _), (_, outputs) in zip(taken, wanted, strict=True):
+            each = outputs[:1].numel() // len(self.layer.weight) * self.groups * self.width
+            step = max(_HELD // max(each, 1), 1)
+            for some, goal in zip(torch.split(inputs, step), torch.split(outputs, step), strict=True):
+                axis = -1 if isinstance(self.layer, nn.Linear) else 1
+                targets = goal.movedim(axis, -1).reshape(-1, self.groups, self.outputs).double()
+                rows = rows_of(self.layer, some).reshape(-1, self.groups, self.width).double()
+                if self.layer.bias is None:
+                    # With each row's opposite all means are zero, and nothing is left for an intercept.
+                    rows, targets = torch.cat([rows, -rows]), torch.cat([targets, -targets])
+                for group, one in enumerate(self.sums):
+                    one.add(rows[:, group], targets[:, group])
+
+    def solve(self, ridge: float) -> None:
+        """Put the solution into the layer; where inputs do not vary, its weights stay."""
+        towards = self.layer.weight.double().cpu().reshape(self.groups, self.outputs, self.width)
+        solved = [one.solve(ridge, there) for one, there in zip(self.sums, towards, strict=True)]
+        self.layer.weight.copy_(torch.cat([weight for weight, _ in solved]).reshape(self.layer.weight.shape))
+        if self.layer.bias is not None:
+            self.layer.bias.copy_(torch.cat([bias for _, bias in solved]))

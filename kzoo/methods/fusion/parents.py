@@ -1,0 +1,155 @@
+"""What parents must have in common to be fused, checked from headers first and from values where they are at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kzoo.errors import InputError
+
+State = Mapping[str, Tensor]
+#: So many differing tensors are named.
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file's header tells of a tensor: its shape, and its type as text."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def header_of(state: State) -> dict[str, Header]:
+    """The headers of a state dict."""
+    return {
+        name: Header(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for name, tensor in state.items()
+    }
+
+
+def check_parents(
+    names: Sequence[str], parents: Sequence[State], classes: Sequence[Sequence[str]] | None = None
+) -> None:
+    """Refuse parents in memory that cannot be fused; ``names`` are what people call them.
+
+    ``classes`` are those of each parent behind one shared classifier, where they are known. Of parents with private
+    classifiers give the trunks (`split_classifier`).
+
+    Raises:
+        InputError: there is one parent only, one is given twice, architectures, types or classes differ, or a value is NaN
+            or infinite.
+    """
+    check_headers(names, [header_of(parent) for parent in parents])
+    for number, parent in enumerate(parents):
+        for before in range(number):
+            if all(torch.equal(parent[name], tensor) for name, tensor in parents[before].items()):
+                raise _twice(names[before], names[number])
+    for parent_name, parent in zip(names, parents, strict=True):
+        for name, tensor in parent.items():
+            check_finite(parent_name, name, tensor)
+    if classes is not None:
+        check_classes(names, classes)
+
+
+def check_headers(names: Sequence[str], headers: Sequence[Mapping[str, Header]]) -> None:
+    """Refuse parents that differ in tensors, shapes or types, from headers alone.
+
+    Raises:
+        InputError: they do, or there is one parent only.
+    """
+    if len(headers) < 2:
+        raise InputError("one network cannot be fused: expected two or more; add another parent")
+    for name, header in zip(names[1:], headers[1:], strict=True):
+        differing = differing_tensors(headers[0], header)
+        if differing:
+            raise InputError(
+                f"{names[0]} and {name} have different architectures: {_listed(names[0], name, headers[0], header, differing)}; "
+                "expected the same tensors: carry one over to the other with kzoo transfer, or amalgamate them into a student "
+                "with --method cfl"
+            )
+        mixed = next((key for key in headers[0] if headers[0][key].dtype != header[key].dtype), None)
+        if mixed is not None:
+            raise InputError(
+                f"{mixed} is {headers[0][mixed].dtype} in {names[0]} and {header[mixed].dtype} in {name}: expected one type; "
+                "convert one of them first"
+            )
+
+
+def differing_tensors(one: Mapping[str, Header], other: Mapping[str, Header]) -> list[str]:
+    """The tensors that only one has, or whose shapes differ, in the order of the first."""
+    names = dict.fromkeys((*one, *other))
+    return [name for name in names if name not in one or name not in other or one[name].shape != other[name].shape]
+
+
+def _listed(
+    first: str, second: str, one: Mapping[str, Header], other: Mapping[str, Header], names: Sequence[str]
+) -> str:
+    def told(header: Mapping[str, Header], name: str) -> str:
+        return "x".join(map(str, header[name].shape)) or "a single value"
+
+    texts = []
+    for name in names[:_NAMED]:
+        if name in one and name in other:
+            texts.append(f"{name} is {told(one, name)} and {told(other, name)}")
+        else:
+            owner, header = (first, one) if name in one else (second, other)
+            texts.append(f"only {owner} has {name} ({told(header, name)})")
+    more = len(names) - _NAMED
+    return "; ".join(texts) + (f"; and {more} more" if more > 0 else "")
+
+
+def check_digests(names: Sequence[str], digests: Sequence[str]) -> None:
+    """Refuse a parent that is given twice, by the sha256 of weights.
+
+    Raises:
+        InputError: two digests are equal.
+    """
+    first: dict[str, str] = {}
+    for name, digest in zip(names, digests, strict=True):
+        if digest in first:
+            raise _twice(first[digest], name)
+        first[digest] = name
+
+
+def _twice(one: str, other: str) -> InputError:
+    same = f"{one} is given twice" if one == other else f"{one} and {other} have the same weights"
+    return InputError(f"{same}: expected different networks; leave one out")
+
+
+def check_finite(parent: str, name: str, values: Tensor) -> None:
+    """Refuse entries of a parent's tensor that are NaN or infinite.
+
+    Raises:
+        InputError: there are such.
+    """
+    if values.is_floating_point() and not torch.isfinite(values).all():
+        what = "NaN" if torch.isnan(values).any() else "infinite"
+        raise InputError(
+            f"{name} of {parent} holds values that are {what}: expected finite weights; leave this parent out"
+        )
+
+
+def check_classes(names: Sequence[str], classes: Sequence[Sequence[str]]) -> None:
+    """Refuse parents that share one classifier and do not mean the same by its outputs.
+
+    Raises:
+        InputError: their lists of classes differ.
+    """
+    for name, known in zip(names[1:], classes[1:], strict=True):
+        first = list(classes[0])
+        if list(known) != first:
+            place = next(
+                (at for at, (one, other) in enumerate(zip(first, known, strict=False)) if one != other),
+                min(len(first), len(known)),
+            )
+            raise InputError(
+                f"{names[0]} and {name} name the outputs of their shared classifier differently (output {place} is "
+                f"{_class(first, place)} and {_class(known, place)}): expected one list of classes; fuse them with private classifiers"
+            )
+
+
+def _class(classes: Sequence[str], place: int) -> str:
+    return repr(classes[place])[:80] if place < len(classes) else "missing"

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kzoo.errors import InputError
+from kzoo.methods.fusion.parents import check_classes, check_digests, check_headers, check_parents, header_of
+
+
+def state(*sizes: int, seed: int = 0) -> dict[str, Tensor]:
+    torch.manual_seed(seed)
+    layers = {f"layer{place}": nn.Linear(inputs, outputs) for place, (inputs, outputs) in enumerate(pairwise(sizes))}
+    return nn.ModuleDict(layers).state_dict()
+
+
+def refused(names: list[str], states: list[dict[str, Tensor]], said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)) as caught:
+        check_parents(names, states)
+    assert "\n" not in str(caught.value)
+
+
+def test_parents_that_fit_are_accepted() -> None:
+    check_parents(["A", "B", "C"], [state(3, 4, 2, seed=seed) for seed in range(3)], [["x", "y"]] * 3)
+
+
+def test_another_architecture_is_refused_with_its_first_tensors() -> None:
+    refused(
+        ["A", "B"],
+        [state(3, 4, 2), state(3, 5, 2)],
+        "A and B have different architectures: layer0.weight is 4x3 and 5x3; layer0.bias is 4 and 5; layer1.weight is 2x4 and "
+        "2x5; expected the same tensors: carry one over to the other with kzoo transfer, or amalgamate them into a student with "
+        "--method cfl",
+    )
+    refused(
+        ["A", "B"], [state(3, 4), state(3, 4, 2, seed=1)], "only B has layer1.weight (2x4); only B has layer1.bias (2);"
+    )
+    refused(["A", "B"], [state(3, 4, 4, 4), state(3, 5, 5, 5)], "layer1.weight is 4x4 and 5x5; and 3 more; expected")
+
+
+def test_few_parents_and_the_same_twice_are_refused() -> None:
+    refused(["A"], [state(3, 2)], "one network cannot be fused: expected two or more")
+    refused(["A", "B"], [state(3, 2), state(3, 2)], "A and B have the same weights: expected different networks")
+    refused(
+        ["A", "B", "A"],
+        [state(3, 2), state(3, 2, seed=1), state(3, 2)],
+        "A is given twice: expected different networks",
+    )
+    with pytest.raises(InputError, match="A and C have the same weights"):
+        check_digests(["A", "B", "C"], ["1f", "2e", "1f"])
+    check_digests(["A", "B"], ["1f", "2e"])
+
+
+@pytest.mark.parametrize(("value", "word"), [(float("nan"), "NaN"), (float("-inf"), "infinite")])
+def test_values_that_are_not_finite_are_refused(value: float, word: str) -> None:
+    spoilt = state(3, 2, seed=1)
+    spoilt["layer0.bias"][1] = value
+    refused(["A", "B"], [state(3, 2), spoilt], f"layer0.bias of B holds values that are {word}")
+
+
+def test_a_mixture_of_types_is_refused() -> None:
+    mixed = {name: one.bfloat16() if name == "layer0.bias" else one for name, one in state(3, 2, seed=1).items()}
+    refused(["A", "B"], [state(3, 2), mixed], "layer0.bias is float32 in A and bfloat16 in B: expected one type")
+
+
+def test_other_classes_behind_a_shared_classifier_are_refused() -> None:
+    with pytest.raises(InputError, match="output 1 is 'dog' and 'fish'"):
+        check_classes(["A", "B"], [["cat", "dog"], ["cat", "fish"]])
+    with pytest.raises(InputError, match="output 2 is missing and 'fish'"):
+        check_classes(["A", "B"], [["cat", "dog"], ["cat", "dog", "fish"]])
+    with pytest.raises(InputError, match="fuse them with private classifiers"):
+        check_parents(["A", "B"], [state(3, 2), state(3, 2, seed=1)], [["cat", "dog"], ["dog", "cat"]])
+
+
+def test_headers_are_enough_to_refuse() -> None:
+    with pytest.raises(InputError, match="different architectures"):
+        check_headers(["A", "B"], [header_of(state(3, 2)), header_of(state(3, 3))])
+    scalar = {"scale": torch.tensor(1.0)}
+    with pytest.raises(InputError, match="scale is a single value and 1;"):
+        check_headers(["A", "B"], [header_of(scalar), header_of({"scale": torch.ones(1)})])
