@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from kzoo.errors import InputError
-from kzoo.methods.dils import one_thread, rows_of
+from kzoo.methods.least_squares import rows_of
+from kzoo.methods.dils import one_thread
 from kzoo.methods.fusion.permutations import Permutation, Symmetries, permute
 from kzoo.methods.fusion.roles import LEARNED, Role, mean_beside
 from kzoo.methods.fusion.rules import mean

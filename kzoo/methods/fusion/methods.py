@@ -1,0 +1,295 @@
+"""The methods that fuse networks, by name: what each may be told, what it needs beside the parents, and how it is carried out.
+
+``weight_sum`` and ``nonessential`` are those of arXiv 1809.09399, reconstructed from its abstract (`kzoo.methods.fusion.rules`);
+``regmean`` is the baseline of arXiv 2212.09849, and ``layerwise`` is kzoo's own (`kzoo.methods.fusion.layerwise`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from kzoo.edits import copied
+from kzoo.errors import InputError
+from kzoo.methods.fusion import rules
+from kzoo.methods.fusion.alignment import Alignment, match_activations, match_weights
+from kzoo.methods.fusion.importance import distance, magnitude, saliency
+from kzoo.methods.fusion.inputs import null_space, permute_grams, regmean
+from kzoo.methods.fusion.layerwise import fuse_layerwise
+from kzoo.methods.fusion.normalisation import fold_batchnorm
+from kzoo.methods.fusion.permutations import Permutation, Symmetries, permute, symmetries
+from kzoo.methods.fusion.rules import Rule
+from kzoo.methods.fusion.states import fuse_states, module_roles
+
+State = Mapping[str, Tensor]
+
+
+class FusionParameters(BaseModel):
+    """What all methods may be told: whether channels are aligned first, and what becomes of batch normalisation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    align: Literal["none", "weights", "activations"] = "none"
+    restarts: int = Field(1, ge=0, le=1000, description="Random starts of the alignment")
+    seed: int = Field(0, ge=0, lt=2**32)
+    norms: Literal["average", "fold"] = Field("average", description="Fold batch normalisation into layers first")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What is needed beside the parents: ``start``, ``fisher``, ``gram`` or ``images``."""
+        return frozenset({"images"} if self.align == "activations" else ())
+
+    @property
+    def by_tensor(self) -> bool:
+        """Whether every tensor is fused by itself, so that no network has to be built."""
+        return False
+
+
+class SumParameters(FusionParameters):
+    """Of ``weight_sum``: which sum."""
+
+    variant: Literal["average", "sum", "delta_sum", "scaled_delta"] = "average"
+    scale: float = Field(0.5, description="Of what was learnt since the start, in scaled_delta")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """See `FusionParameters.needs`."""
+        return super().needs | ({"start"} if self.variant in ("delta_sum", "scaled_delta") else set())
+
+    @property
+    def by_tensor(self) -> bool:
+        """See `FusionParameters.by_tensor`."""
+        return self.align == "none" and self.norms == "average"
+
+    @property
+    def rule(self) -> Rule:
+        """How entries are fused."""
+        made = {"average": rules.average, "sum": rules.literal_sum, "delta_sum": rules.delta_sum}
+        return rules.scaled_delta(self.scale) if self.variant == "scaled_delta" else made[self.variant]()
+
+
+class NonessentialParameters(FusionParameters):
+    """Of ``nonessential``: which weights change, and what says how important a weight is."""
+
+    variant: Literal["threshold", "winner", "quadratic", "tempered", "null_space"] = "quadratic"
+    importance: Literal["fisher", "magnitude", "distance", "saliency"] = "fisher"
+    quantile: float = Field(0.7, ge=0, le=1, description="threshold: the share of the first parent's weights that change")
+    ratio: float = Field(1.0, gt=0, description="winner: what the importances of all but the first parent are taken times")
+    weight: float = Field(1.0, gt=0, description="quadratic, tempered: the same")
+    power: float = Field(0.5, ge=0, le=1, description="tempered: of the importances")
+    floor: float = Field(rules.FLOOR, gt=0, description="quadratic, tempered: importances count as that at least")
+    energy: float = Field(0.99, ge=0, le=1, description="null_space: the share of the first parent's inputs that is kept")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """See `FusionParameters.needs`."""
+        if self.variant == "null_space":
+            return super().needs | {"gram", "start"}
+        fisher = {"fisher"} if self.importance in ("fisher", "saliency") else set()
+        return super().needs | fisher | ({"start"} if self.importance == "distance" else set())
+
+    @property
+    def by_tensor(self) -> bool:
+        """See `FusionParameters.by_tensor`."""
+        return self.align == "none" and self.norms == "average" and self.variant != "null_space"
+
+    @property
+    def rule(self) -> Rule:
+        """How entries are fused; null_space has none."""
+        if self.variant == "threshold":
+            return rules.threshold_replace(self.quantile)
+        if self.variant == "winner":
+            return rules.winner(self.ratio)
+        if self.variant == "quadratic":
+            return rules.quadratic(self.weight, self.floor)
+        return rules.tempered(self.power, self.weight, self.floor)
+
+
+class RegMeanParameters(FusionParameters):
+    """Of ``regmean``."""
+
+    scale: float = Field(0.9, ge=0, le=1, description="What products of different inputs are taken times")
+    ridge: float = Field(1e-6, ge=0)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """See `FusionParameters.needs`."""
+        return super().needs | {"gram"}
+
+
+class LayerwiseParameters(FusionParameters):
+    """Of ``layerwise``, which works on networks whose batch normalisation is folded."""
+
+    norms: Literal["average", "fold"] = "fold"
+    ridge: float = Field(1e-4, ge=0)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """See `FusionParameters.needs`."""
+        return super().needs | {"images"}
+
+
+#: The methods' parameters, by the names that recipes use.
+FUSION: Mapping[str, type[FusionParameters]] = MappingProxyType(
+    {
+        "weight_sum": SumParameters,
+        "nonessential": NonessentialParameters,
+        "regmean": RegMeanParameters,
+        "layerwise": LayerwiseParameters,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Parents:
+    """The networks to fuse, of one architecture and in evaluation mode, and what is known beside them.
+
+    ``start`` is the state dict that all were trained from; ``fisher`` and ``grams`` are one mapping for each parent, by
+    parameter and by layer; ``images`` one collection for each, ready for the networks (N x C x H x W). ``example`` is an
+    input to trace with.
+    """
+
+    modules: Sequence[nn.Module]
+    example: Tensor
+    start: State | None = None
+    fisher: Sequence[State] | None = None
+    grams: Sequence[State] | None = None
+    images: Sequence[Tensor] | None = None
+
+    def require(self, needs: frozenset[str]) -> None:
+        """Refuse to go on without what a method needs.
+
+        Raises:
+            InputError: something is missing.
+        """
+        known = {"start": self.start, "fisher": self.fisher, "gram": self.grams, "images": self.images}
+        for name in sorted(needs):
+            if known[name] is None:
+                raise InputError(_MISSING[name])
+
+
+_MISSING = {
+    "start": "this needs the weights that all parents were trained from: give them (--start)",
+    "fisher": "this needs to know how important each parent's weights are: give images of each (--data), or choose "
+    "importance=magnitude, which needs none",
+    "gram": "this needs products of each parent's inputs: give images of each (--data)",
+    "images": "this needs unlabelled images of each parent: give them (--data)",
+}
+
+
+@dataclass(frozen=True)
+class Fused:
+    """The fused network; ``alignments`` tell how each parent but the first was aligned, by how alike weights are."""
+
+    module: nn.Module
+    alignments: tuple[Alignment, ...] = field(default=())
+
+
+def fuse(method: str, parameters: FusionParameters, parents: Parents) -> Fused:
+    """Fuse networks by one of `FUSION`; ``parameters`` are of that method's model. The parents stay as they are.
+
+    Raises:
+        InputError: something that the method needs is missing, or it cannot fuse these, with the reason.
+    """
+    parents.require(parameters.needs)
+    if parameters.norms == "fold":
+        parents = _folded(parents)
+    alignments: tuple[Alignment, ...] = ()
+    if parameters.align != "none":
+        parents, alignments = _aligned(parents, parameters)
+    made = copied(parents.modules[0]).eval()
+    made.load_state_dict(_fused_state(method, parameters, parents))
+    return Fused(made, alignments)
+
+
+def _fused_state(method: str, parameters: FusionParameters, parents: Parents) -> State:
+    states = [module.state_dict() for module in parents.modules]
+    roles = module_roles(parents.modules[0])
+    if isinstance(parameters, LayerwiseParameters):
+        assert parents.images is not None
+        return fuse_layerwise(parents.modules, parents.images, ridge=parameters.ridge)
+    if isinstance(parameters, RegMeanParameters):
+        assert parents.grams is not None
+        return regmean(states, parents.grams, scale=parameters.scale, ridge=parameters.ridge, roles=roles)
+    if isinstance(parameters, NonessentialParameters) and parameters.variant == "null_space":
+        assert parents.grams is not None and parents.start is not None
+        return null_space(states, parents.start, parents.grams[0], energy=parameters.energy, roles=roles)
+    if isinstance(parameters, NonessentialParameters):
+        known = importances(parameters, states, parents.start, parents.fisher)
+        return fuse_states(states, parameters.rule, importance=known, roles=roles)
+    assert isinstance(parameters, SumParameters), method
+    return fuse_states(states, parameters.rule, start=parents.start, roles=roles)
+
+
+def importances(
+    parameters: NonessentialParameters, states: Sequence[State], start: State | None, fisher: Sequence[State] | None
+) -> list[dict[str, Tensor]]:
+    """How important each weight is to each parent, as the parameters say."""
+    if parameters.importance == "magnitude":
+        return [magnitude(state) for state in states]
+    if parameters.importance == "distance":
+        assert start is not None
+        return [distance(state, start) for state in states]
+    assert fisher is not None
+    if parameters.importance == "fisher":
+        return [dict(one) for one in fisher]
+    return [saliency(state, one) for state, one in zip(states, fisher, strict=True)]
+
+
+def _folded(parents: Parents) -> Parents:
+    """The same networks with batch normalisation folded into layers; what was measured on them does not fit any more."""
+    if parents.fisher is not None or parents.grams is not None or parents.start is not None:
+        raise InputError(
+            "importances, products of inputs and the common start are those of networks as they were: with norms=fold they "
+            "do not fit; leave batch normalisation as it is (norms=average)"
+        )
+    folded = [fold_batchnorm(module, parents.example, keep_norms=True) for module in parents.modules]
+    return replace(parents, modules=folded)
+
+
+def _aligned(parents: Parents, parameters: FusionParameters) -> tuple[Parents, tuple[Alignment, ...]]:
+    """The parents with their channels in the order of the first one's, and all that belongs to them with them."""
+    first = parents.modules[0]
+    found = symmetries(first, parents.example)
+    alignments = [_alignment(first, number, parents, parameters, found) for number in range(1, len(parents.modules))]
+    moves: list[Permutation | None] = [None, *(one.permutation for one in alignments)]
+    modules = [_moved(module, found, move) for module, move in zip(parents.modules, moves, strict=True)]
+    fisher = grams = None
+    if parents.fisher is not None:
+        pairs = zip(parents.fisher, moves, strict=True)
+        fisher = [one if move is None else permute(one, found, move) for one, move in pairs]
+    if parents.grams is not None:
+        pairs = zip(parents.grams, moves, strict=True)
+        grams = [one if move is None else permute_grams(one, found, move) for one, move in pairs]
+    return replace(parents, modules=modules, fisher=fisher, grams=grams), tuple(alignments)
+
+
+def _alignment(
+    first: nn.Module, number: int, parents: Parents, parameters: FusionParameters, found: Symmetries
+) -> Alignment:
+    other, choices = parents.modules[number], {"restarts": parameters.restarts, "seed": parameters.seed}
+    if parameters.align == "weights":
+        return match_weights(first.state_dict(), other.state_dict(), found, **choices)
+    assert parents.images is not None
+    # What both networks give for images of either: neither knows them better than the other.
+    images = torch.cat([parents.images[0], parents.images[number]])
+    return match_activations(first, other, found, images, **choices)
+
+
+def _moved(module: nn.Module, found: Symmetries, move: Permutation | None) -> nn.Module:
+    if move is None:
+        return module
+    moved = copied(module)
+    moved.load_state_dict(permute(module.state_dict(), found, move))
+    return moved
+
+
+def described(alignments: Sequence[Alignment]) -> list[dict[str, Any]]:
+    """Alignments as JSON data, without the permutations."""
+    return [{"similarity": one.similarity, "before": one.before, "start": one.start} for one in alignments]
