@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from kzoo.errors import InputError
-from kzoo.methods.least_squares import rows_of
 from kzoo.methods.dils import one_thread
 from kzoo.methods.fusion.permutations import Permutation, Symmetries, permute
 from kzoo.methods.fusion.roles import LEARNED, Role, mean_beside
 from kzoo.methods.fusion.rules import mean
 from kzoo.methods.fusion.states import fuse_unlearned, state_roles
+from kzoo.methods.least_squares import rows_of
 from kzoo.training.evaluation import evaluation_mode, place
 
 State = Mapping[str, Tensor]

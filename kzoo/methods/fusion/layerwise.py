@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from kzoo.edits import copied
 from kzoo.errors import InputError
-from kzoo.methods.least_squares import Sums, rows_of
 from kzoo.methods.dils import one_thread
 from kzoo.methods.fusion.rules import average
 from kzoo.methods.fusion.states import fuse_states, module_roles
+from kzoo.methods.least_squares import Sums, rows_of
 from kzoo.training.evaluation import evaluation_mode, place
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

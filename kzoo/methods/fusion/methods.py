@@ -79,12 +79,18 @@ class NonessentialParameters(FusionParameters):
 
     variant: Literal["threshold", "winner", "quadratic", "tempered", "null_space"] = "quadratic"
     importance: Literal["fisher", "magnitude", "distance", "saliency"] = "fisher"
-    quantile: float = Field(0.7, ge=0, le=1, description="threshold: the share of the first parent's weights that change")
-    ratio: float = Field(1.0, gt=0, description="winner: what the importances of all but the first parent are taken times")
+    quantile: float = Field(
+        0.7, ge=0, le=1, description="threshold: the share of the first parent's weights that change"
+    )
+    ratio: float = Field(
+        1.0, gt=0, description="winner: what the importances of all but the first parent are taken times"
+    )
     weight: float = Field(1.0, gt=0, description="quadratic, tempered: the same")
     power: float = Field(0.5, ge=0, le=1, description="tempered: of the importances")
     floor: float = Field(rules.FLOOR, gt=0, description="quadratic, tempered: importances count as that at least")
-    energy: float = Field(0.99, ge=0, le=1, description="null_space: the share of the first parent's inputs that is kept")
+    energy: float = Field(
+        0.99, ge=0, le=1, description="null_space: the share of the first parent's inputs that is kept"
+    )
 
     @property
     def needs(self) -> frozenset[str]:
