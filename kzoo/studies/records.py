@@ -42,7 +42,11 @@ def _growth(report: GrowthReport, result: Result) -> Record:
     told: Record = {
         "parameters": report.after,
         "insertions": [
-            {key: None if value is None else round(value, 6) for key, value in each.items() if key != "name"}
+            {
+                key: round(value, 6) if isinstance(value, float) else value
+                for key, value in each.items()
+                if key != "name"
+            }
             for each in report.insertions
         ],
         "network": {"model": str(result.network), "edits": [dict(edit) for edit in result.network.edits]},
