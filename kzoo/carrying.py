@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 from kzoo.building import build_network, network_spec
 from kzoo.errors import InputError
 from kzoo.facade import Registry, open_zoo
-from kzoo.methods.growth import GrowthReport
 from kzoo.methods.optimizer_state import carry_state
 from kzoo.methods.plan import Plan, Step, read_plan
 from kzoo.methods.surgery import Body, body, module_body
@@ -127,25 +126,23 @@ def initialize(
     return transfer(source, target, classes=classes, in_chans=in_chans, img_size=img_size, seed=seed, registry=zoo)
 
 
-def report(module: nn.Module) -> TransferReport | GrowthReport:
-    """What was carried into a module, or how it was grown.
+def report(module: nn.Module) -> Any:
+    """What was carried into a module, or how it was grown or fused: the report of the function that made it.
 
     Raises:
         InputError: nothing was, as far as kzoo knows.
     """
     found = getattr(module, _REPORT, None)
-    if isinstance(found, GrowthReport):
-        return found
-    if not isinstance(found, TransferReport) and hasattr(module, _SHARES):
+    if found is None and hasattr(module, _SHARES):
         raise InputError(
             "the report of this module was not kept with its folder: kzoo.param_groups knows what was carried"
         )
-    if not isinstance(found, TransferReport):
+    if found is None:
         raise InputError(_NOTHING)
     return found
 
 
-def remember(module: nn.Module, shares: Mapping[str, float], told: TransferReport | GrowthReport | None = None) -> None:
+def remember(module: nn.Module, shares: Mapping[str, float], told: object = None) -> None:
     """Keep with a module which share of each of its parameters was carried into it, and the report of that."""
     setattr(module, _SHARES, dict(shares))
     if told is not None:
@@ -192,8 +189,8 @@ def carry_optimizer(
         InputError: nothing was carried into the target, from another network, or the optimisers differ in kind.
     """
     told = report(target)
-    if isinstance(told, GrowthReport):
-        raise InputError("the state of an optimiser cannot be carried into a grown network yet: start a new optimiser")
+    if not isinstance(told, TransferReport):
+        raise InputError("an optimiser's state cannot be carried into a grown or fused network: start a new optimiser")
     if type(source_optimizer) is not type(target_optimizer):
         raise InputError(
             f"the state of {type(source_optimizer).__name__} means nothing to {type(target_optimizer).__name__}: use one kind"

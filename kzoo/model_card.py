@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from kzoo.building import NetworkSpec
+from kzoo.fusing import FusionReport
 from kzoo.methods.growth import GrowthReport
 from kzoo.methods.transfers import TransferReport
 from kzoo.recipe import Recipe, plain_task
@@ -16,7 +17,7 @@ from kzoo.recipe import Recipe, plain_task
 def transfer_card(
     spec: NetworkSpec,
     recipe: Recipe,
-    report: TransferReport | GrowthReport | None,
+    report: TransferReport | GrowthReport | FusionReport | None,
     source: str,
     metrics: Mapping[str, Any] | None,
 ) -> str:
@@ -31,9 +32,14 @@ def transfer_card(
     return f"---\n{head}---\n\n" + "\n\n".join(parts) + "\n"
 
 
-def _origin(recipe: Recipe, report: TransferReport | GrowthReport | None, source: str) -> str:
+def _origin(recipe: Recipe, report: TransferReport | GrowthReport | FusionReport | None, source: str) -> str:
     if isinstance(report, GrowthReport):
         return _growth(recipe, report, source)
+    if isinstance(report, FusionReport):
+        names = ", ".join(
+            f"`{name}` (sha256 `{each.sha256}`)" for name, each in zip(report.parents, recipe.sources, strict=True)
+        )
+        return f"It was fused without training from {names}, by kzoo's method {recipe.method}."
     if report is None or recipe.method == "random":
         return f"Initialised at random, seed {recipe.target.seed}."
     variant = recipe.parameters.get("variant", "full_state") if recipe.method == "dpiat" else ""

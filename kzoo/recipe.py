@@ -11,7 +11,7 @@ import json
 import os
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -33,30 +33,6 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class SourceSection(_Section):
-    """A trained network: where its weights are, seen from the recipe's folder, and what they are."""
-
-    path: str = Field(
-        min_length=1,
-        description="A safetensors file or a folder that holds one; or local:NAME, hf:user/name@COMMIT, py:...",
-    )
-    sha256: str = Field(pattern=_SHA256, description="Of the weights")
-    submodule: str | None = Field(default=None, min_length=1, description="Only this part of the network")
-
-
-class TargetSection(_Section):
-    """The network to initialise, and the seed of its fresh weights."""
-
-    model: str = Field(min_length=1, description="timm:NAME, torchvision:NAME or py:package.module:factory")
-    classes: int | None = Field(default=None, ge=0)
-    in_chans: int | None = Field(default=None, ge=1)
-    img_size: int | None = Field(default=None, ge=1)
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    edits: list[dict[str, Any]] = Field(
-        default=[], description="Of the network's structure, before the method; see `kzoo.edits`"
-    )
-
-
 class DataSection(_Section):
     """Images by the name of their task; see `kzoo.training.data.load_task`."""
 
@@ -74,9 +50,43 @@ class DataSection(_Section):
     )
 
 
+class SourceSection(_Section):
+    """A trained network: where its weights are, seen from the recipe's folder, and what they are."""
+
+    path: str = Field(
+        min_length=1,
+        description="A safetensors file or a folder that holds one; or local:NAME, hf:user/name@COMMIT, py:...",
+    )
+    sha256: str = Field(pattern=_SHA256, description="Of the weights")
+    submodule: str | None = Field(default=None, min_length=1, description="Only this part of the network")
+    images: DataSection | None = Field(default=None, description="Unlabelled images of what it knows, for fusion")
+
+
+class TargetSection(_Section):
+    """The network to initialise, and the seed of its fresh weights."""
+
+    model: str = Field(min_length=1, description="timm:NAME, torchvision:NAME or py:package.module:factory")
+    classes: int | None = Field(default=None, ge=0)
+    in_chans: int | None = Field(default=None, ge=1)
+    img_size: int | None = Field(default=None, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    edits: list[dict[str, Any]] = Field(
+        default=[], description="Of the network's structure, before the method; see `kzoo.edits`"
+    )
+
+
 class PlanSection(_Section):
     """A plan that is carried out in place of the method's own: a file that `kzoo transfer --plan` wrote."""
 
+    path: str = Field(min_length=1)
+    sha256: str = Field(pattern=_SHA256)
+
+
+class SideInput(_Section):
+    """A file that fusion reads beside the networks: of one of the sources, counted from 0."""
+
+    kind: Literal["fisher", "gram"]
+    source: int = Field(ge=0)
     path: str = Field(min_length=1)
     sha256: str = Field(pattern=_SHA256)
 
@@ -86,6 +96,8 @@ class Recipe(_Section):
 
     kzoo_recipe: int = Field(default=_VERSION, ge=_VERSION, le=_VERSION)
     sources: list[SourceSection] = Field(default=[])
+    start: SourceSection | None = Field(default=None, description="The weights that all sources were trained from")
+    inputs: list[SideInput] = Field(default=[], description="What was measured of the sources, for fusion")
     target: TargetSection
     method: str = "dpiat"
     parameters: dict[str, Any] = Field(default={})
@@ -108,15 +120,15 @@ class Recipe(_Section):
         Where files are is none of it, nor what a run adds: threads, versions, fingerprints of images.
         """
         data = self.model_dump(exclude={"versions", "threads"})
+        sources = [*data["sources"], *([data["start"]] if data["start"] is not None else [])]
         # Recipes without these are as old as recipes.
-        for section, name in (
-            *((source, "submodule") for source in data["sources"]),
-            (data["target"], "edits"),
-            (data, "calibration"),
-        ):
+        younger = [(data["target"], "edits"), (data, "calibration"), (data, "start"), (data, "inputs")]
+        younger += [(source, name) for source in sources for name in ("submodule", "images")]
+        for section, name in younger:
             if not section[name]:
                 del section[name]
-        for section in (*data["sources"], data["plan"], *(data.get(name) for name in IMAGES)):
+        images = [data.get(name) for name in IMAGES] + [source.get("images") for source in sources]
+        for section in (*sources, *data.get("inputs", ()), data["plan"], *images):
             if section is not None:
                 for place in ("path", "root", "fingerprint"):
                     section.pop(place, None)
@@ -171,17 +183,23 @@ def moved(recipe: Recipe, old: Path, new: Path) -> Recipe:
         # A link in either path would lead a relative one astray.
         return Path(os.path.relpath((old / text).resolve(), new.resolve())).as_posix()
 
+    def images_from(section: DataSection | None) -> DataSection | None:
+        if section is None:
+            return None
+        update = {"root": path_from(section.root)} if section.root is not None else {}
+        if section.task.startswith(_IMAGE_FOLDER):
+            update["task"] = _IMAGE_FOLDER + path_from(section.task.removeprefix(_IMAGE_FOLDER))
+        return section.model_copy(update=update)
+
+    def source_from(source: SourceSection) -> SourceSection:
+        return source.model_copy(update={"path": path_from(source.path), "images": images_from(source.images)})
+
     changes: dict[str, Any] = {
-        "sources": [source.model_copy(update={"path": path_from(source.path)}) for source in recipe.sources]
+        "sources": [source_from(source) for source in recipe.sources],
+        "start": None if recipe.start is None else source_from(recipe.start),
+        "inputs": [each.model_copy(update={"path": path_from(each.path)}) for each in recipe.inputs],
     }
     if recipe.plan is not None:
         changes["plan"] = recipe.plan.model_copy(update={"path": path_from(recipe.plan.path)})
-    for name in IMAGES:
-        section = getattr(recipe, name)
-        if section is not None:
-            update = {"root": path_from(section.root)} if section.root is not None else {}
-            task = section.task
-            if task.startswith(_IMAGE_FOLDER):
-                update["task"] = _IMAGE_FOLDER + path_from(task.removeprefix(_IMAGE_FOLDER))
-            changes[name] = section.model_copy(update=update)
+    changes |= {name: images_from(getattr(recipe, name)) for name in IMAGES}
     return recipe.model_copy(update=changes)

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +20,11 @@ from kzoo.carrying import param_groups, remember, source_body
 from kzoo.environment import environment_class, environment_text
 from kzoo.errors import CheckFailed, InputError, KzooWarning
 from kzoo.files import new_folder, require_new
+from kzoo.fusing import FusionReport, fused_start
 from kzoo.growing import example_of, grown_network, take_configuration
 from kzoo.hashing import weights_sha256
 from kzoo.layout import CARD, CONFIG, ENVIRONMENT, METRICS, PLAN, RECIPE, WEIGHTS
+from kzoo.methods.fusion.methods import FUSION, FusionParameters
 from kzoo.methods.growth import GROWTH, GrowthReport, Material, grow
 from kzoo.methods.plan import Plan, read_plan
 from kzoo.methods.surgery import module_body
@@ -42,6 +44,7 @@ from kzoo.recipe import (
     DataSection,
     PlanSection,
     Recipe,
+    SideInput,
     SourceSection,
     TargetSection,
     is_no_path,
@@ -63,7 +66,7 @@ _RECALIBRATION_IMAGES = 512
 #: So many images calibrate a growth where the recipe names no number, and so many are enough to try a network out.
 _CALIBRATION_IMAGES, _EXAMPLES = 2048, 2
 Progress = Callable[[str, float], None]
-Report = TransferReport | GrowthReport
+Report = TransferReport | GrowthReport | FusionReport
 
 
 class Diverged(CheckFailed):
@@ -94,11 +97,16 @@ class Result:
 
 @dataclass(frozen=True)
 class Start:
-    """A network before training: what it is, the module, and the report of the method that made it."""
+    """A network before training: what it is, the module, and the report of the method that made it.
+
+    ``files`` were measured on the way and belong to the result, ``inputs`` are what its recipe says of them.
+    """
 
     network: NetworkSpec
     module: nn.Module
     report: Report | None = None
+    inputs: tuple[SideInput, ...] = ()
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,21 @@ class Surroundings:
             place = path if is_no_path(path) else str(self.base / path)
             self.opened[key] = open_trained(place, self.zoo, self.trust_code, submodule)
         return self.opened[key]
+
+    def checked(self, source: SourceSection) -> TrainedNetwork:
+        """A source of a recipe.
+
+        Raises:
+            InputError: it is none, or has no weights on this machine.
+            CheckFailed: it is another than the recipe names.
+        """
+        trained = self.open(source.path, source.submodule)
+        if trained.sha256 != source.sha256:
+            raise CheckFailed(
+                f"{source.path} has the sha256 {trained.sha256}, but the recipe was made with {source.sha256}: fetch that "
+                "file, or make a new recipe with the command that made this one"
+            )
+        return trained
 
     def data(self, section: DataSection) -> Task:
         """The images of a recipe; they are drawn, or read, once.
@@ -176,16 +199,14 @@ def run_recipe(recipe: Recipe, where: Surroundings, out: Path, force: bool = Fal
     threads = recipe.threads or (recipe.training.threads if recipe.training else None) or before
     try:
         torch.set_num_threads(threads)
-        start = (
-            _grown(recipe, where, parameters) if recipe.method in GROWTH else _initialised(recipe, where, parameters)
-        )
+        start = _start(recipe, where, parameters)
         if recipe.recalibrate is not None:
             _recalibrate(start.module, recipe.recalibrate, where)
         history, metrics = _trained(recipe, start, where, out)
-        recipe = _completed(recipe, threads, where)
+        recipe = _completed(recipe, threads, where, start.inputs)
         result = Result(out, recipe, start.network, start.report, history, metrics)
         if writes():
-            _write(result, start.module, where, force)
+            _write(result, start, where, force)
         return result
     finally:
         torch.set_num_threads(before)
@@ -205,14 +226,38 @@ def writes() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) <= 1 or os.environ.get("RANK", "0") == "0"
 
 
-def _completed(recipe: Recipe, threads: int, where: Surroundings) -> Recipe:
-    """The recipe with what the run adds: threads, versions, and the fingerprints of the images."""
+def _completed(recipe: Recipe, threads: int, where: Surroundings, inputs: Sequence[SideInput]) -> Recipe:
+    """The recipe with what the run adds: threads, versions, fingerprints of images, and files that were measured."""
+    sources = [
+        source
+        if source.images is None
+        else source.model_copy(
+            update={"images": source.images.model_copy(update={"fingerprint": where.data(source.images).fingerprint})}
+        )
+        for source in recipe.sources
+    ]
     images = {
         name: section.model_copy(update={"fingerprint": where.data(section).fingerprint})
         for name in IMAGES
         if (section := getattr(recipe, name)) is not None
     }
-    return recipe.model_copy(update={"threads": threads, "versions": library_versions(), **images})
+    added = {"threads": threads, "versions": library_versions(), "sources": sources}
+    return recipe.model_copy(update={**added, "inputs": [*recipe.inputs, *inputs], **images})
+
+
+def _start(recipe: Recipe, where: Surroundings, parameters: BaseModel) -> Start:
+    """The network before training, made as the method does it."""
+    if recipe.method in FUSION:
+        assert isinstance(parameters, FusionParameters)
+        if recipe.plan is not None:
+            raise InputError(f"the recipe has a plan: method {recipe.method} takes none")
+        spec = target_network(recipe.target, where)
+        found = fused_start(recipe, spec, where, parameters)
+        remember(found.module, found.report.shares, found.report)
+        return Start(spec, found.module, found.report, found.inputs, found.files)
+    if recipe.start is not None or recipe.inputs:
+        raise InputError(f"the recipe has a start, or inputs: method {recipe.method} has no use for them")
+    return _grown(recipe, where, parameters) if recipe.method in GROWTH else _initialised(recipe, where, parameters)
 
 
 def method_parameters(method: str, values: Mapping[str, Any]) -> BaseModel:
@@ -223,8 +268,10 @@ def method_parameters(method: str, values: Mapping[str, Any]) -> BaseModel:
     """
     if method in GROWTH:
         return checked_parameters(method, GROWTH[method].parameters, values)
+    if method in FUSION:
+        return checked_parameters(method, FUSION[method], values)
     if method not in METHODS:
-        raise InputError(f"method {method!r:.80} is unknown: expected {', '.join((*METHODS, *GROWTH))}")
+        raise InputError(f"method {method!r:.80} is unknown: expected {', '.join((*METHODS, *GROWTH, *FUSION))}")
     return checked_parameters(method, METHODS[method].parameters, values)
 
 
@@ -307,17 +354,7 @@ def prepared(task: Task, count: int) -> Tensor:
 def _only_source(recipe: Recipe, where: Surroundings) -> TrainedNetwork:
     if len(recipe.sources) > 1:
         raise InputError(f"the recipe has {len(recipe.sources)} sources: method {recipe.method} takes one")
-    return _checked_source(recipe.sources[0], where)
-
-
-def _checked_source(source: SourceSection, where: Surroundings) -> TrainedNetwork:
-    trained = where.open(source.path, source.submodule)
-    if trained.sha256 != source.sha256:
-        raise CheckFailed(
-            f"{source.path} has the sha256 {trained.sha256}, but the recipe was made with {source.sha256}: fetch that file, "
-            "or make a new recipe with kzoo transfer"
-        )
-    return trained
+    return where.checked(recipe.sources[0])
 
 
 def _checked_plan(section: PlanSection, where: Surroundings) -> Plan:
@@ -410,12 +447,13 @@ def checkpoint_folder(out: Path) -> Path:
     return out.with_name(f".{out.name}.checkpoint")
 
 
-def _write(result: Result, module: nn.Module, where: Surroundings, force: bool) -> None:
-    out, report, spec = result.folder, result.report, result.network
+def _write(result: Result, start: Start, where: Surroundings, force: bool) -> None:
+    out, report, spec, module = result.folder, result.report, result.network, start.module
     recipe = moved(result.recipe, where.base, out)
     plan = result.recipe.plan
     if recipe.plan is not None:
         recipe = recipe.model_copy(update={"plan": recipe.plan.model_copy(update={"path": PLAN})})
+    recipe = recipe.model_copy(update={"inputs": [_beside(each) for each in recipe.inputs]})
     origin = _origin(where, result.recipe)
     extra = {
         "recipe": result.recipe.digest,
@@ -432,9 +470,17 @@ def _write(result: Result, module: nn.Module, where: Surroundings, force: bool) 
         _write_text(folder / CARD, transfer_card(spec, recipe, report, origin, result.metrics))
         if plan is not None:
             (folder / PLAN).write_bytes((where.base / plan.path).read_bytes())
+        for each in result.recipe.inputs:
+            name = _beside(each).path
+            (folder / name).write_bytes(start.files.get(name) or (where.base / each.path).read_bytes())
         if result.metrics is not None:
             _write_text(folder / METRICS, _json(result.metrics))
     shutil.rmtree(checkpoint_folder(out), ignore_errors=True)
+
+
+def _beside(given: SideInput) -> SideInput:
+    """What was measured of a source, as a file in the result's folder."""
+    return given.model_copy(update={"path": f"{given.kind}-{given.source}.safetensors"})
 
 
 def _origin(where: Surroundings, recipe: Recipe) -> str:

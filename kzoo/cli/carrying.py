@@ -14,11 +14,9 @@ from kzoo.cli.common import Progress, as_json, complete_network, hint, open_zoo,
 from kzoo.errors import InputError
 
 if TYPE_CHECKING:
-    from kzoo.methods.growth import GrowthReport
     from kzoo.methods.surgery import PartReport
-    from kzoo.methods.transfers import TransferReport
     from kzoo.recipe import Recipe, SourceSection
-    from kzoo.running import Result, Surroundings
+    from kzoo.running import Report, Result, Surroundings
 
 _METHODS = ("dpiat", "by_name", "weight_selection", "random")
 _OUT = click.Path(path_type=Path)
@@ -172,18 +170,23 @@ def parameter(text: str) -> tuple[str, Any]:
     raise InputError(f"parameter {text!r:.80} is not NAME=VALUE, such as rescale=false")
 
 
-def show(report: TransferReport | GrowthReport | None, as_json: bool, quiet: bool) -> None:
+def show(report: Report | None, as_json: bool, quiet: bool) -> None:
     """Print what a method did; nothing where there is no report."""
     if report is None:
         return
     if as_json:
         print_json(report.to_dict())
         return
+    from kzoo.cli.fusing import show_fusion
     from kzoo.cli.growing import show_growth
+    from kzoo.fusing import FusionReport
     from kzoo.methods.growth import GrowthReport
 
     if isinstance(report, GrowthReport):
         show_growth(report, quiet)
+        return
+    if isinstance(report, FusionReport):
+        show_fusion(report)
         return
     if not quiet:
         print_table(_rows(report.parts), ("target", "from", "shape", "written", "what"), right=("written",))

@@ -16,6 +16,7 @@ import kzoo
 from kzoo.cli.carrying import run as run_recipe
 from kzoo.cli.carrying import transfer
 from kzoo.cli.curves import curves
+from kzoo.cli.fusing import fuse
 from kzoo.cli.growing import deepen, widen
 from kzoo.cli.hub import pull
 from kzoo.cli.papers import report
@@ -68,6 +69,7 @@ for command in (
     transfer,
     widen,
     deepen,
+    fuse,
     run_recipe,
     curves,
     list_models,

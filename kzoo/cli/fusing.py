@@ -1,0 +1,121 @@
+"""``kzoo fuse``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kzoo.cli.carrying import parameter, show, source_section, surroundings, tell_loading
+from kzoo.cli.common import as_json, complete_network, count
+from kzoo.errors import InputError
+
+if TYPE_CHECKING:
+    from kzoo.fusing import FusionReport
+    from kzoo.recipe import DataSection, SourceSection
+
+_OUT = click.Path(path_type=Path)
+_METHODS = ("weight_sum", "nonessential", "regmean", "layerwise")
+
+
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  kzoo fuse a.safetensors b.safetensors --network timm:resnet18 --out fused\n"
+    "  kzoo fuse one two three --method weight_sum --variant average --out fused\n"
+    "  kzoo fuse one two --method nonessential --variant quadratic --data digits --out fused\n"
+    "  kzoo fuse one two --method regmean --data digits --data glyphs/digits --out fused"
+)
+@click.argument("sources", nargs=-1, required=True, shell_complete=complete_network)
+@click.option(
+    "--method", type=click.Choice(_METHODS), default="weight_sum", show_default=True, help="How they are fused."
+)
+@click.option(
+    "--variant", help="weight_sum: average, sum, delta_sum, scaled_delta; nonessential: threshold, winner, ..."
+)
+@click.option(
+    "--align",
+    type=click.Choice(["none", "weights", "activations"]),
+    help="Bring channels into the first network's order before, for networks that began differently.",
+)
+@click.option("--norms", type=click.Choice(["average", "fold"]), help="What becomes of batch normalisation.")
+@click.option("--start", metavar="SOURCE", help="The weights that all of them were trained from.")
+@click.option("--data", multiple=True, metavar="TASK", help="Unlabelled images: for all, or one task for each network.")
+@click.option("--images", type=click.IntRange(min=2), default=512, show_default=True, help="So many of them.")
+@click.option("--image-size", type=click.IntRange(min=1), help="Of these images, in pixels; else the task's own.")
+@click.option("--recalibrate", metavar="TASK", help="Measure batch normalisation's statistics on images of this task.")
+@click.option("-p", "--parameter", "more", multiple=True, metavar="NAME=VALUE", help="Another parameter of the method.")
+@click.option("--network", metavar="NAME", help="The network that the weights belong to, where they do not say.")
+@click.option("--out", type=_OUT, required=True, metavar="DIR", help="The new folder for the model.")
+@click.option("--force", is_flag=True, help="Replace DIR if it exists.")
+@click.option("--trust-code", is_flag=True, help="Allow py:package.module:factory, which imports and runs code.")
+@as_json
+@click.pass_obj
+def fuse(directory: Path | None, /, sources: Sequence[str], **options: Any) -> None:
+    """Make one network of the trained networks SOURCES, which are of one architecture, without training.
+
+    Each is a safetensors file, a folder that holds one, local:NAME, or a network of the Hub (hf:user/name, or a registry
+    id).
+    """
+    from kzoo.files import require_new
+    from kzoo.recipe import Recipe, TargetSection
+    from kzoo.running import method_parameters, run_recipe
+    from kzoo.trained_modules import trained_network
+
+    require_new(options["out"], options["force"])
+    parameters = {name: options[name] for name in ("variant", "align", "norms") if options[name] is not None}
+    parameters |= dict(parameter(text) for text in options["more"])
+    method_parameters(options["method"], parameters)
+    where = surroundings(directory, options["trust_code"])
+    origins = [source_section(source, where) for source in sources]
+    first = where.open(origins[0].path, origins[0].submodule)
+    spec = trained_network(first, where.zoo, options["network"], None, options["trust_code"])
+    found = spec.options
+    recipe = Recipe(
+        sources=_with_images(origins, options, found.in_chans or 3),
+        start=None if options["start"] is None else source_section(options["start"], where),
+        target=TargetSection(
+            model=str(spec),
+            classes=found.classes,
+            in_chans=found.in_chans,
+            img_size=found.img_size,
+            edits=[dict(edit) for edit in spec.edits],
+        ),
+        method=options["method"],
+        parameters=parameters,
+        recalibrate=_images(options["recalibrate"], options, found.in_chans or 3),
+    )
+    result = run_recipe(recipe, where, options["out"], options["force"])
+    show(result.report, options["as_json"], False)
+    tell_loading(result)
+
+
+def _with_images(origins: Sequence[SourceSection], options: dict[str, Any], channels: int) -> list[SourceSection]:
+    """The sources, each with its images."""
+    tasks = options["data"]
+    if len(tasks) not in (0, 1, len(origins)):
+        raise InputError(
+            f"there are {len(origins)} networks and {len(tasks)} --data: give one task for all, or one for each in order"
+        )
+    each = list(tasks) * (len(origins) if len(tasks) == 1 else 1) or [None] * len(origins)
+    pairs = zip(origins, each, strict=True)
+    return [one.model_copy(update={"images": _images(task, options, channels)}) for one, task in pairs]
+
+
+def _images(task: str | None, options: dict[str, Any], channels: int) -> DataSection | None:
+    from kzoo.recipe import DataSection
+
+    if task is None:
+        return None
+    return DataSection(task=task, train=options["images"], size=options["image_size"], channels=channels)
+
+
+def show_fusion(report: FusionReport) -> None:
+    """Print what was fused for people."""
+    for name, found in zip(report.parents[1:], report.alignments, strict=False):
+        click.echo(
+            f"{name}: its channels in the order of {report.parents[0]}'s; alike by {found['similarity']:.3f}, "
+            f"{found['before']:.3f} before."
+        )
+    click.echo(f"{len(report.parents)} networks of {count(report.entries)} learned entries became one.")
