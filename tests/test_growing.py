@@ -125,7 +125,7 @@ def test_bad_input_gets_one_sentence(act, message):
 
 def test_what_does_not_fit_into_memory_is_refused_before_it_is_made(monkeypatch):
     monkeypatch.setattr("kzoo.memory.free_memory", lambda: 10 * 2**20)
-    with pytest.raises(InputError, match="so wide needs 0.1 GiB of memory"):
+    with pytest.raises(InputError, match=r"so wide needs 0\.1 GiB of memory"):
         kzoo.widen(shipped(RESNET), to=30, example=images())
 
 
