@@ -68,7 +68,8 @@ class DilsOptions:
     that what the data say nothing about is handed on. ``clamp`` keeps outputs so far from the bounds of a bounded activation
     before they are inverted. ``refinements`` is how many Gauss-Newton steps at most make the error of the activations
     smaller, not that of their inverses. Where more than ``lift`` of an identity layer's error is left, the bias before an
-    activation is raised to where that is linear (None: never). ``projection`` is the fixed layer of ``before``, ``width`` its number of outputs
+    activation is raised to where that is linear (None: never); that hands everything on, but trains worse, see
+    ``pipelines/dils``. ``projection`` is the fixed layer of ``before``, ``width`` its number of outputs
     (None: as many as inputs), ``scale`` that of random weights. ``epochs``, ``lr`` and ``batch`` are the approximation's,
     which starts from what ``start`` says.
     """
@@ -78,7 +79,7 @@ class DilsOptions:
     towards_identity: bool = True
     clamp: float = 1e-3
     refinements: int = 20
-    lift: float | None = 0.5
+    lift: float | None = 0.6
     projection: Projection = "identity"
     width: int | None = None
     scale: float = 1.0

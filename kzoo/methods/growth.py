@@ -72,7 +72,7 @@ class DilsParameters(_Parameters):
     clamp: float = Field(1e-3, gt=0, lt=0.5)
     refinements: int = Field(20, ge=0, le=1000)
     lift: float | Literal["never"] = Field(
-        0.5, description="Raise the bias in front where more than so much of identity's error is left"
+        0.6, description="Raise the bias in front where more than so much of identity's error is left"
     )
     projection: Literal["identity", "random", "svd"] = "identity"
     width: int | None = Field(None, ge=1, le=65_536)
