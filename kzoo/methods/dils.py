@@ -129,7 +129,8 @@ def insert(
     find_module(module, at)
     work = copied(module)
     images = calibration.to(*place(work))
-    with one_thread(), torch.no_grad():
+    # A new layer is drawn before it is solved for; that is nobody's seed.
+    with one_thread(), torch.no_grad(), torch.random.fork_rng(devices=[]):
         if where == "before":
             return _insert_before(work, at, images, options, activation)
         return _insert_after(work, at, images, options, activation)
@@ -441,7 +442,7 @@ def _insert_before(work: nn.Module, at: str, images: Tensor, options: DilsOption
         edit["bias"] = True
     stream = _held(partial(features, copied(work), at, images, options.batch))
     # Zeros that a convolution puts around a map stay zeros where the rest is shifted: try both.
-    padded = isinstance(old, _CONVOLUTIONS) and any(padding_of(old))
+    padded = isinstance(old, _CONVOLUTIONS) and any(map(any, padding_of(old)))
     tried = [_new_layer(spec, work) for _ in range(2 if padded else 1)]
     for new, shifted in zip(tried, (True, False), strict=False):
         _project(new, old, activation, stream, options, shifted)
