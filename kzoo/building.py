@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _BYTES_PER_ENTRY = 4
 _PYTHON = "py"
+_COPIES = 3
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ def build_network(
     if spec.library != _PYTHON:
         architecture = resolve(str(spec), zoo, spec.options)
         require_memory(str(spec), architecture.entries * _BYTES_PER_ENTRY, reserved)
+    if spec.edits:
+        _require_memory_for_edits(spec, zoo, trust_code, reserved)
     with seeded(seed):
         module = _edited(_created(spec, trust_code), spec)
         if spec.edits:
@@ -98,6 +101,15 @@ def build_network(
             # Edits leave channels that repeat each other, and blocks that are copies.
             reset(module)
         return module
+
+
+def _require_memory_for_edits(spec: NetworkSpec, zoo: Callable[[], Zoo], trust_code: bool, reserved: int) -> None:
+    """Refuse edits whose network would not fit, before any of it is made."""
+    module = outline(spec, zoo, trust_code)
+    tensors = (*module.parameters(), *module.buffers())
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    # A tensor and its larger copies are there at once while it is made.
+    require_memory(f"{spec}, edited,", _COPIES * needed, reserved)
 
 
 def outline(spec: NetworkSpec, zoo: Callable[[], Zoo], trust_code: bool = False) -> nn.Module:

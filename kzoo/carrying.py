@@ -33,7 +33,7 @@ from kzoo.zoo import SHIPPED
 
 #: Where a module keeps what was carried into it: the report, and the share of each parameter.
 _REPORT, _SHARES = "kzoo_transfer", "kzoo_shares"
-_NOTHING = "nothing was carried into this module by kzoo.transfer or kzoo.initialize: do that first"
+_NOTHING = "nothing was carried into this module by kzoo.transfer or kzoo.initialize, nor was it grown by kzoo.widen or kzoo.deepen: do that first"
 
 
 def transfer(

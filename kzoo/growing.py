@@ -48,7 +48,7 @@ def widen(
         InputError: the network cannot be traced, nothing can be widened so, a width is below the present one, or a layer
             is unknown.
     """
-    _require_module(module)
+    _require_module(module, example)
     if method not in ("net2wider", "random_pad"):
         raise InputError(f"method {method!r:.80} does not widen: expected net2wider or random_pad")
     wanted = dict(to) if isinstance(to, Mapping) else to
@@ -60,6 +60,7 @@ def deepen(
     at: str | Sequence[str] = "all",
     *,
     method: Literal["net2deeper", "dils"] = "net2deeper",
+    solve: Literal["analytic", "approximation"] | None = None,
     calibration: Tensor | None = None,
     example: Tensor | None = None,
     **parameters: Any,
@@ -69,26 +70,43 @@ def deepen(
     ``at`` names places: a stage (a block like its last is appended), a block, or a layer; ``"all"`` is every stage.
     ``calibration`` are images ready for the network (N x C x H x W floats), needed where a batch normalisation is put
     behind an activation, and by ``method="dils"``, which solves for the weights of the new layers so that they hand on
-    what was there as nearly as they can (reconstructed from the abstract of the paper). ``parameters`` are the method's
+    what was there as nearly as they can (reconstructed from the abstract of the paper): in closed form, or by training
+    them where ``solve`` is ``"approximation"``. ``parameters`` are the method's
     (`kzoo.methods.growth.DeepenParameters`, ``DilsParameters``). Without calibration images the network is run on
     ``example``, or on noise of the size that it takes. `kzoo.report` tells what was added, and what was not and why.
 
     Raises:
         InputError: a name is unknown, the function cannot be preserved there, or images are needed.
     """
-    _require_module(module)
+    _require_module(module, example)
     if method not in ("net2deeper", "dils"):
         raise InputError(f"method {method!r:.80} does not deepen: expected net2deeper or dils")
+    if not isinstance(at, str) and not (isinstance(at, Sequence) and at and all(isinstance(one, str) for one in at)):
+        raise InputError(
+            f"at={at!r:.80} names no places: expected the name of a layer, block or stage, or a list of names"
+        )
+    if method == "dils" and at == "all":
+        raise InputError("dils needs a place: name the layer that a new one comes after (at)")
+    if solve is not None:
+        parameters["method"] = solve
     places = at if isinstance(at, str) else list(at)
     return _grown(method, module, {"at": places} | parameters, Material(calibration, example))
 
 
-def _require_module(module: object) -> None:
+def _require_module(module: object, example: object = None) -> None:
     if not isinstance(module, nn.Module):
         raise InputError(
             f"a torch module is needed, not {type(module).__name__}: kzoo.load(DIR) gives that of a folder, and the commands "
             "'kzoo widen' and 'kzoo deepen' take files"
         )
+    if isinstance(module, torch.jit.ScriptModule):
+        raise InputError("a scripted module cannot be changed: give the module that it was made from")
+    if any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
+        raise InputError(
+            f"{type(module).__name__} has no weights, but lies on the meta device: load a checkpoint first"
+        )
+    if example is not None and not (isinstance(example, Tensor) and len(example)):
+        raise InputError(f"an example is a tensor of images, N x C x H x W, 1 or more, not {type(example).__name__}")
 
 
 def _grown(method: str, module: nn.Module, parameters: Mapping[str, Any], material: Material) -> nn.Module:

@@ -123,7 +123,7 @@ def _differing(
 
 
 def _text(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape)) or "missing"
+    return "x".join(map(str, shape)) or "a number, or missing"
 
 
 def _misfit(trained: TrainedNetwork, spec: NetworkSpec, reason: str) -> InputError:

@@ -101,9 +101,9 @@ def open_trained(
     model = _model(text, zoo)
     if model is not None and model.library == LOCAL:
         path = model.entry.index.path.parent / str(model.fields["path"])
-        return _of_file(read_weights_file(path), text, zoo(), model, submodule=submodule)
+        return _of_file(read_weights_file(path), text, zoo(), model, submodule=submodule, trust_code=trust_code)
     if model is None and zoo().named(text) is None and not text.startswith(PREFIX) and looks_like_path(text):
-        return _of_file(read_weights_file(Path(text)), text, zoo(), submodule=submodule)
+        return _of_file(read_weights_file(Path(text)), text, zoo(), submodule=submodule, trust_code=trust_code)
     if text.startswith(f"{LOCAL}:") and model is None:
         raise InputError(
             f"no registry here holds {text}: name the folder of its registry (kzoo -C DIR, or KZOO_REGISTRY)"
@@ -153,7 +153,7 @@ def _of_module(module: nn.Module, name: str) -> TrainedNetwork:
     return TrainedNetwork(name, architecture, tensors)
 
 
-def _edited(file: WeightsFile, zoo: Zoo) -> Architecture | None:
+def _edited(file: WeightsFile, zoo: Zoo, trust_code: bool) -> Architecture | None:
     """The architecture of a network whose structure kzoo has changed, as the config.json beside the file tells it."""
     from kzoo.model_folder import config_network, read_config
     from kzoo.readers.module import module_architecture
@@ -161,7 +161,10 @@ def _edited(file: WeightsFile, zoo: Zoo) -> Architecture | None:
     config = read_config(file.path.parent)
     if not config.get("edits"):
         return None
-    found = module_architecture(outline(config_network(file.path.parent, config), lambda: zoo), str(file.path))
+    spec = config_network(file.path.parent, config)
+    if spec.library == "py" and not trust_code:
+        return None
+    found = module_architecture(outline(spec, lambda: zoo, trust_code), str(file.path))
     return found if fits(found, file.architecture()) else None
 
 
@@ -172,12 +175,15 @@ def _of_file(
     model: Model | None = None,
     pinned: str | None = None,
     submodule: str | None = None,
+    trust_code: bool = False,
 ) -> TrainedNetwork:
     from safetensors.torch import load_file
 
     submodule = submodule or (model.fields.get("submodule") if model else None)
     approximate = file.architecture(submodule)
-    exact = (_edited(file, zoo) or claimed_architecture(zoo, approximate, file)) if submodule is None else None
+    exact = (
+        (_edited(file, zoo, trust_code) or claimed_architecture(zoo, approximate, file)) if submodule is None else None
+    )
     # Of several known networks with these layers any will do: they differ in what has no weights.
     architecture = exact or next(iter(fitting(zoo, approximate).values()), approximate)
     if architecture.approximate:

@@ -367,3 +367,112 @@ def test_the_parameters_of_recipes_are_those_of_the_functions():
     assert defaults.insertion == DilsOptions()
     loop = StepwiseOptions()
     assert (defaults.loop, DeepenParameters().at) == (loop, "all")
+
+
+class Small(nn.Module):
+    """A network that is no chain, with an activation of its own."""
+
+    def __init__(self, act: nn.Module, told: bool = False) -> None:
+        super().__init__()
+        self.first, self.act, self.last, self.told = nn.Linear(6, 8), act, nn.Linear(8, 3), told
+
+    def forward(self, x: torch.Tensor) -> object:
+        scores = self.last(self.act(self.first(x)))
+        return {"scores": scores} if self.told else scores
+
+
+def vectors(count: int = 64, scale: float = 1.0) -> torch.Tensor:
+    return scale * torch.randn(count, 6, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_place_is_deepened_again_and_again(command, tmp_path):
+    module = Small(nn.ReLU()).double()
+    deeper = kzoo.deepen(kzoo.deepen(module, at="act"), at="act")
+    assert furthest(module, deeper, vectors().double()) < 1e-12 and size(deeper) == size(module) + 2 * (64 + 8)
+    source = tmp_path / "resnet10t.safetensors"
+    save_file(timm.create_model("resnet10t", num_classes=3).state_dict(), source)
+    arguments = ("--at", "act1", "--no-norm", "-q")
+    assert command("deepen", source, "--network", "timm:resnet10t", *arguments, "--out", tmp_path / "a")[0] == 0
+    assert command("deepen", tmp_path / "a", *arguments, "--out", tmp_path / "b")[0] == 0
+    assert furthest(kzoo.load(tmp_path / "a"), kzoo.load(tmp_path / "b"), images(64, channels=3)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "act", [nn.Hardtanh(0, 20), nn.Hardtanh(-1, 1), nn.LeakyReLU(0.2), nn.ELU(2.0), nn.Softplus(3)]
+)
+def test_an_activation_of_other_bounds_is_not_taken_for_the_usual_one(act):
+    with pytest.raises(InputError, match=r"no activation comes right behind|has neither"):
+        kzoo.deepen(Small(act), at="first")
+    plain = kzoo.deepen(Small(nn.ReLU6()), at="first")
+    assert isinstance(plain.act[1].act, nn.ReLU6)
+
+
+def test_outputs_in_a_mapping_are_compared():
+    module = Small(nn.ReLU(), told=True).double()
+    noisy = kzoo.widen(module, to=2, noise=0.5, example=vectors().double())
+    assert kzoo.report(noisy).difference > 0.01
+    assert kzoo.report(kzoo.deepen(module, at="act", example=vectors().double())).difference == 0
+
+
+def test_training_mode_that_is_not_kept_is_said():
+    module = timm.create_model("repvit_m0_9", num_classes=4).eval()
+    told = kzoo.report(kzoo.deepen(module, at="stages.0.blocks", example=images(64, channels=3)))
+    assert any("evaluation mode only" in remark for remark in told.remarks)
+    calibrated = kzoo.deepen(module, at="stages.0.blocks", calibration=images(64, count=8, channels=3))
+    assert kzoo.report(calibrated).remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda m: kzoo.deepen(m, at=[]), "names no places"),
+        (lambda m: kzoo.deepen(m, at=5), "names no places"),
+        (lambda m: kzoo.deepen(m, method="dils"), "dils needs a place"),
+        (lambda m: kzoo.deepen(m, example=vectors().numpy()), "an example is a tensor"),
+        (lambda m: kzoo.widen(m, example=vectors(0)), "1 or more"),
+        (lambda m: kzoo.widen(m.to("meta")), "meta device"),
+        (lambda m: kzoo.widen(m, noise=1e60, example=vectors()), "not finite"),
+        (lambda m: kzoo.widen(m, to={"zzz": 20}, example=vectors()), "nearest: "),
+    ],
+)
+def test_what_is_no_network_or_no_place_gets_one_sentence(act, message):
+    with pytest.raises(InputError, match=message) as caught:
+        act(Small(nn.ReLU()))
+    assert "\n" not in str(caught.value)
+
+
+def test_dils_by_approximation_from_python():
+    module = Small(nn.Tanh())
+    choices = {"method": "dils", "calibration": vectors(200), "epochs": 3, "start": "identity"}
+    found = kzoo.report(kzoo.deepen(module, at="act", solve="approximation", **choices))
+    assert found.parameters["method"] == "approximation" and found.insertions[0]["error"] < 0.5
+
+
+def test_growing_moves_nobody_s_random_numbers():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    module = shipped(VIT)
+    state = torch.get_rng_state()
+    kzoo.widen(module, to=2, example=images())
+    kzoo.deepen(module, example=images())
+    kzoo.deepen(module, at="blocks.0.mlp.act", method="dils", calibration=images(16, 32))
+    assert torch.equal(torch.get_rng_state(), state) and len(expected) == 3
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"edit": "resize", "modules": {"features.0": {"groups": 0}}, "tensors": {}},
+        {"edit": "resize", "modules": {"features.0": {"out_channels": 0}}, "tensors": {}},
+        {"edit": "resize", "modules": {"features.0": {"groups": 5}}, "tensors": {}},
+        {"edit": "resize", "modules": {"features.4": {"in_channels": 7}}, "tensors": {}},
+        {"edit": "resize", "tensors": {"features.4.weight": [65536, 4096, 3, 3]}},
+    ],
+)
+def test_edits_that_contradict_the_network_are_refused_before_it_is_made(command, tmp_path, edit):
+    target = {"model": "small:vgg-1x16", "classes": 26, "in_chans": 1, "edits": [edit]}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"target": target, "method": "random"}))
+    code, _, said = command("run", tmp_path / "recipe.yaml", "--out", tmp_path / "out")
+    assert (code, said.count("Error: "), "edit" in said) == (2, 1, True), said
+    assert not (tmp_path / "out").exists()

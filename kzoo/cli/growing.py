@@ -94,7 +94,10 @@ def widen(directory: Path | None, /, source: str, **options: Any) -> None:
         raise InputError(
             "how wide the network becomes is not said: give --to FACTOR, or --layer NAME=WIDTH, one of the two"
         )
-    to: Any = options["to"] if options["to"] is not None else dict(_width(text) for text in options["layers"])
+    widths = [_width(text) for text in options["layers"]]
+    if len({name for name, _ in widths}) < len(widths):
+        raise InputError("--layer names a layer twice: give each one width")
+    to: Any = options["to"] if options["to"] is not None else dict(widths)
     given = {name: options[name] for name in ("division", "noise") if options[name] is not None}
     _grow(directory, source, {"to": to} | given, options)
 
@@ -154,7 +157,10 @@ def _grow(directory: Path | None, source: str, parameters: dict[str, Any], optio
     from kzoo.trained_modules import trained_network
 
     require_new(options["out"], options["force"])
-    parameters |= {"seed": options["seed"]} | dict(parameter(text) for text in options["more"])
+    more = dict(parameter(text) for text in options["more"])
+    if twice := sorted(more.keys() & parameters.keys()):
+        raise InputError(f"-p {twice[0]}=... says again what an option has said: give one of them")
+    parameters |= {"seed": options["seed"]} | more
     method_parameters(options["method"], parameters)
     where = surroundings(directory, options["trust_code"])
     origin = source_section(source, where)
@@ -218,6 +224,8 @@ def show_growth(report: GrowthReport, quiet: bool) -> None:
         click.echo(f"{each['name']}: what it hands on differs by {each['error']:.2%}{_identity(each)}{_lifted(each)}.")
     for each in report.left if not quiet else ():
         hint(f"{each.get('stage') or _few(each['tensors'])} stays as it is: {each['reason']}.")
+    for remark in report.remarks:
+        hint(f"{remark[0].upper()}{remark[1:]}.")
     click.echo(f"{count(report.before)} learned entries became {count(report.after)}.")
     if report.kept:
         click.echo(f"Its outputs are the same on the images tried, but for {report.difference:.0e} of the largest.")

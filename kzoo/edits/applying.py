@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from kzoo.edits.finding import take_added
 from kzoo.edits.insertions import append_edit, insert_edit
@@ -50,8 +50,26 @@ def apply_edits(module: nn.Module, edits: Sequence[Mapping[str, Any]]) -> nn.Mod
             _require_bounded(module, most, modules)
         except InputError as error:
             raise InputError(f"edit {number}: {error}") from None
+    _require_consistent(module)
     take_added(module)
     return module
+
+
+def _require_consistent(module: nn.Module) -> None:
+    """Refuse layers whose sizes and tensors contradict each other."""
+    for name, part in module.named_modules():
+        wanted: tuple[int, ...] | None = None
+        if isinstance(part, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            wanted = (part.out_channels, part.in_channels // part.groups, *part.kernel_size)
+            if part.in_channels % part.groups or part.out_channels % part.groups:
+                wanted = ()
+        elif isinstance(part, nn.Linear):
+            wanted = (part.out_features, part.in_features)
+        weight = getattr(part, "weight", None)
+        if wanted is not None and isinstance(weight, Tensor) and tuple(weight.shape) != wanted:
+            raise InputError(
+                f"the edits give {name!r:.120} sizes that its weight of {tuple(weight.shape)} does not have"
+            )
 
 
 def _parameters(module: nn.Module) -> int:

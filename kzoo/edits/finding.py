@@ -91,5 +91,5 @@ def computed_tensors(module: nn.Module) -> list[tuple[Any, Any, Tensor]]:
 
 def meant(name: object, known: Iterable[str]) -> str:
     """A hint with the nearest of the known names."""
-    close = difflib.get_close_matches(str(name), list(known), 3, 0.4)
+    close = difflib.get_close_matches(str(name), list(known), 3, 0.0)
     return f"; nearest: {', '.join(close)}" if close else ""

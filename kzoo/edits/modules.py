@@ -7,6 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+#: Of a base that was deepened itself these are no concern of others.
+_OWN = ("base", "deeper")
+
 
 class Deeper(nn.Sequential):
     """A module and what was put behind (or before) it; attributes that it does not have are those of ``base``.
@@ -20,7 +23,7 @@ class Deeper(nn.Sequential):
         except AttributeError:
             # Not by self._modules: while a copy is being made there is none yet.
             base = vars(self).get("_modules", {}).get("base")
-            if base is None or name.startswith("__"):
+            if base is None or name in _OWN or name.startswith("__"):
                 raise
             found: Any = getattr(base, name)
             return found

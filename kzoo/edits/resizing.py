@@ -138,7 +138,7 @@ def _check_attribute(part: nn.Module, path: str, name: object, value: object) ->
 
 
 def _are_sizes(values: Iterable[object]) -> bool:
-    return all(type(value) is int and 0 <= value <= _MOST_SIZE for value in values)
+    return all(type(value) is int and 1 <= value <= _MOST_SIZE for value in values)
 
 
 def _check_shape(name: str, old: tuple[int, ...], new: object) -> None:

@@ -79,13 +79,14 @@ class Deepening:
     """A deepened copy of a network.
 
     ``edits`` make the same structure of the original (`kzoo.edits.apply_edits`); ``added`` are the names of the new parts;
-    ``skipped`` tells of each stage that could not be deepened why.
+    ``remarks`` say what else to know, and ``skipped`` tells of each stage that could not be deepened why.
     """
 
     module: nn.Module
     edits: list[Edit] = field(default_factory=list)
     added: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
 
 
 def deepen_module(
@@ -134,7 +135,7 @@ def deepen_module(
     for remembered, key, tensor in computed_tensors(work.module):
         # It would keep the graph of a pass, and nobody could copy the module.
         remembered[key] = tensor.detach()
-    return Deepening(work.module, work.edits, work.added, work.skipped)
+    return Deepening(work.module, work.edits, work.added, work.skipped, work.remarks)
 
 
 def _checked(calibration: Tensor | None) -> Tensor | None:
@@ -165,6 +166,7 @@ class _Work:
         self.edits: list[Edit] = []
         self.added: list[str] = []
         self.skipped: dict[str, str] = {}
+        self.remarks: list[str] = []
         self.uncalibrated: str | None = None
 
     # Where
@@ -308,7 +310,7 @@ class _Work:
                     reset(block)
             for parameter in block.parameters():
                 parameter.requires_grad_(parameter.is_floating_point())
-            self._make_identity(name, block, residual)
+            always = self._make_identity(name, block, residual)
             self._verify(name)
         except InputError as error:
             undo()
@@ -322,8 +324,14 @@ class _Work:
             raise
         self.edits.append(edit)
         self.added.append(name)
+        if not always:
+            self.remarks.append(
+                f"{name} keeps the outputs in evaluation mode only, for batch normalisation is on its shortcut: give images "
+                "(--data TASK, or calibration=... in Python) for training mode"
+            )
 
-    def _make_identity(self, name: str, block: nn.Module, residual: bool) -> None:
+    def _make_identity(self, name: str, block: nn.Module, residual: bool) -> bool:
+        """Make a new block the identity, in place; whether that holds in training mode too, as far as is known."""
         call = calls(self.module, [name], self.probe)[name]
         if call.count != 1:
             raise NoIdentity(f"a block there would be run {call.count} times")
@@ -335,8 +343,10 @@ class _Work:
         error = relative_difference(tensors_of(call.args)[: len(found)], found)
         if not error <= _BLOCK_TOLERANCES.get(found[0].dtype, _ROUGH):
             raise NoIdentity(f"its output would differ from its input by {error:.1e} of the largest value")
+        undone = _undone(block, proposal)
         if self.calibrated:
-            self._calibrate(_undone(block, proposal))
+            self._calibrate(undone)
+        return self.calibrated or not undone
 
     def _calibrate(self, norms: Sequence[_BatchNorm]) -> None:
         """Let batch normalisations undo the statistics of the calibration images, as batches in training mode have them.

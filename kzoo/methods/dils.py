@@ -68,7 +68,8 @@ class DilsOptions:
     that what the data say nothing about is handed on. ``clamp`` keeps outputs so far from the bounds of a bounded activation
     before they are inverted. ``refinements`` is how many Gauss-Newton steps at most make the error of the activations
     smaller, not that of their inverses. Where more than ``lift`` of an identity layer's error is left, the bias before an
-    activation is raised to where that is linear (None: never). ``projection`` is the fixed layer of ``before``, ``width`` its number of outputs
+    activation is raised to where that is linear (None: never); that hands everything on, but trains worse, see
+    ``pipelines/dils``. ``projection`` is the fixed layer of ``before``, ``width`` its number of outputs
     (None: as many as inputs), ``scale`` that of random weights. ``epochs``, ``lr`` and ``batch`` are the approximation's,
     which starts from what ``start`` says.
     """
@@ -78,7 +79,7 @@ class DilsOptions:
     towards_identity: bool = True
     clamp: float = 1e-3
     refinements: int = 20
-    lift: float | None = 0.5
+    lift: float | None = 0.6
     projection: Projection = "identity"
     width: int | None = None
     scale: float = 1.0
@@ -128,7 +129,8 @@ def insert(
     find_module(module, at)
     work = copied(module)
     images = calibration.to(*place(work))
-    with one_thread(), torch.no_grad():
+    # A new layer is drawn before it is solved for; that is nobody's seed.
+    with one_thread(), torch.no_grad(), torch.random.fork_rng(devices=[]):
         if where == "before":
             return _insert_before(work, at, images, options, activation)
         return _insert_after(work, at, images, options, activation)
@@ -440,7 +442,7 @@ def _insert_before(work: nn.Module, at: str, images: Tensor, options: DilsOption
         edit["bias"] = True
     stream = _held(partial(features, copied(work), at, images, options.batch))
     # Zeros that a convolution puts around a map stay zeros where the rest is shifted: try both.
-    padded = isinstance(old, _CONVOLUTIONS) and any(padding_of(old))
+    padded = isinstance(old, _CONVOLUTIONS) and any(map(any, padding_of(old)))
     tried = [_new_layer(spec, work) for _ in range(2 if padded else 1)]
     for new, shifted in zip(tried, (True, False), strict=False):
         _project(new, old, activation, stream, options, shifted)

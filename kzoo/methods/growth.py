@@ -6,6 +6,7 @@ reconstructed from its abstract (`kzoo.methods.dils`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
@@ -50,7 +51,7 @@ class WidenParameters(PadParameters):
 class DeepenParameters(_Parameters):
     """Of ``net2deeper``: where, and what kind of layers (`kzoo.methods.deepening.deepen_module`)."""
 
-    at: str | list[str] = deepening.ALL
+    at: str | list[str] = Field(deepening.ALL, min_length=1)
     kind: Literal["auto", "identity", "residual"] = "auto"
     norm: bool | None = Field(None, description="Whether an identity layer has batch normalisation; unset as before it")
     init: Literal["fresh", "copy"] = "fresh"
@@ -72,7 +73,7 @@ class DilsParameters(_Parameters):
     clamp: float = Field(1e-3, gt=0, lt=0.5)
     refinements: int = Field(20, ge=0, le=1000)
     lift: float | Literal["never"] = Field(
-        0.5, description="Raise the bias in front where more than so much of identity's error is left"
+        0.6, description="Raise the bias in front where more than so much of identity's error is left"
     )
     projection: Literal["identity", "random", "svd"] = "identity"
     width: int | None = Field(None, ge=1, le=65_536)
@@ -110,7 +111,8 @@ class GrowthReport:
     its old and new size; ``added`` the new parts; ``left`` what stayed as it was, with the reason. ``difference`` is the
     largest relative difference of the outputs on the images tried, old network and new; ``kept`` says that the method is
     to keep them. ``insertions`` are DILS's, each with the ``error`` of the features that it had to hand on, as a share of
-    them. ``shares`` tells of each tensor which share of its entries came from the old network; ``steps`` what the outer
+    them; ``remarks`` what else to know.
+    ``shares`` tells of each tensor which share of its entries came from the old network; ``steps`` what the outer
     loop of DILS did.
     """
 
@@ -126,6 +128,7 @@ class GrowthReport:
     left: tuple[Mapping[str, Any], ...] = ()
     insertions: tuple[Mapping[str, Any], ...] = ()
     steps: Mapping[str, Any] | None = None
+    remarks: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON data."""
@@ -187,7 +190,7 @@ def _deeper(module: nn.Module, parameters: DeepenParameters, material: Material)
     choices = parameters.model_dump(exclude={"at"})
     found = deepen_module(module, parameters.at, calibration=material.calibration, example=material.example, **choices)
     left = tuple({"stage": name, "reason": reason} for name, reason in found.skipped.items())
-    return _Grown(found.module, found.edits, {"left": left})
+    return _Grown(found.module, found.edits, {"left": left, "remarks": tuple(found.remarks)})
 
 
 def _inserted(module: nn.Module, parameters: DilsParameters, material: Material) -> _Grown:
@@ -260,12 +263,16 @@ def grow(method: str, module: nn.Module, parameters: BaseModel, material: Materi
     added = take_added(found.module)
     images = material.images(module)[:2]
     before, after = outputs_of(module, images), outputs_of(found.module, images)
+    difference = relative_difference(before, after)
+    if not before or not math.isfinite(difference):
+        what = "gives nothing to compare" if not before else "would give outputs that are not finite"
+        raise InputError(f"the network {what}: look at its weights, at the images, and at the noise")
     report = GrowthReport(
         method=method,
         parameters=parameters.model_dump(exclude_none=True),
         before=_learned(module),
         after=_learned(found.module),
-        difference=relative_difference(before, after),
+        difference=difference,
         kept=found.kept,
         shares=_shares(module, found, added),
         added=tuple(added),

@@ -36,7 +36,7 @@ def rows_of(layer: nn.Module, inputs: Tensor) -> Tensor:
         return inputs.reshape(-1, inputs.shape[-1])
     assert isinstance(layer, _CONVOLUTIONS)
     axes = len(layer.kernel_size)
-    padding = [width for size in reversed(padding_of(layer)) for width in (size, size)]
+    padding = [width for sides in reversed(padding_of(layer)) for width in sides]
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     patches = nn.functional.pad(inputs, padding, mode)
     for axis, (size, step, gap) in enumerate(zip(layer.kernel_size, layer.stride, layer.dilation, strict=True)):
@@ -46,13 +46,15 @@ def rows_of(layer: nn.Module, inputs: Tensor) -> Tensor:
     return patches.permute(order).reshape(-1, layer.in_channels * math.prod(layer.kernel_size))
 
 
-def padding_of(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> tuple[int, ...]:
-    """How much a convolution adds on either side of each axis."""
+def padding_of(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> tuple[tuple[int, int], ...]:
+    """How much a convolution adds in front of and behind each axis."""
     if isinstance(layer.padding, str):
         if layer.padding == "valid":
-            return (0,) * len(layer.kernel_size)
-        return tuple((size - 1) * gap // 2 for size, gap in zip(layer.kernel_size, layer.dilation, strict=True))
-    return tuple(layer.padding)
+            return ((0, 0),) * len(layer.kernel_size)
+        totals = [(size - 1) * gap for size, gap in zip(layer.kernel_size, layer.dilation, strict=True)]
+        # What is odd goes behind, as in torch.
+        return tuple((total // 2, total - total // 2) for total in totals)
+    return tuple((size, size) for size in layer.padding)
 
 
 def target_rows(layer: nn.Module, outputs: Tensor) -> Tensor:

@@ -136,6 +136,8 @@ def tensors_of(outputs: Any) -> list[Tensor]:
         return [outputs] if outputs.is_floating_point() else []
     if isinstance(outputs, (list, tuple)):
         return [tensor for part in outputs for tensor in tensors_of(part)]
+    if isinstance(outputs, dict):
+        return [tensor for part in outputs.values() for tensor in tensors_of(part)]
     return []
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,6 +35,15 @@ OPERATIONS = {
     "Softplus": "softplus",
     "Hardswish": "hardswish",
     "Mish": "mish",
+}
+#: What an activation is told where it is the one of that name and no other; by what autograd remembers of it.
+_USUAL: Mapping[str, Mapping[str, float | str]] = {
+    "relu6": {"min_val": 0.0, "max_val": 6.0},
+    "leaky_relu": {"negative_slope": 0.01},
+    "elu": {"alpha": 1.0, "scale": 1.0, "input_scale": 1.0},
+    "softplus": {"beta": 1.0, "threshold": 20.0},
+    "gelu": {"approximate": "none"},
+    "gelu_tanh": {"approximate": "tanh"},
 }
 _DEFAULT_SIZE = 224
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -221,11 +230,24 @@ def activation_of(output: Tensor) -> tuple[str | None, bool]:
     while node is not None:
         name = operation(node)
         if name in OPERATIONS:
-            return OPERATIONS[name], direct
+            return _usual(OPERATIONS[name], node), direct
         if name not in _MOVE:
             return None, False
         node, direct = next((part for part in operands(node) if part is not None), None), False
     return None, False
+
+
+def _usual(name: str, node: Any) -> str | None:
+    """The activation that a node computes: None where it has other bounds or slopes than the one of that name."""
+    names = ("gelu", "gelu_tanh") if name == "gelu" else (name,)
+    return next(
+        (one for one in names if all(_is(node, key, value) for key, value in _USUAL.get(one, {}).items())), None
+    )
+
+
+def _is(node: Any, key: str, value: float | str) -> bool:
+    found = getattr(node, f"_saved_{key}", value)
+    return found == value if isinstance(value, str) else abs(float(found) - value) < 1e-6
 
 
 def chain_of(name: str, found: Sequence[Output]) -> list[Output]:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from kzoo.running import Result
 
 Record = dict[str, Any]
+#: What is told of a layer that DILS inserted.
+_ERRORS = ("error", "identity_error")
 
 
 def told_of(result: Result) -> Record:
@@ -42,11 +44,7 @@ def _growth(report: GrowthReport, result: Result) -> Record:
     told: Record = {
         "parameters": report.after,
         "insertions": [
-            {
-                key: round(value, 6) if isinstance(value, float) else value
-                for key, value in each.items()
-                if key != "name"
-            }
+            {key: value if value is None else round(value, 6) for key, value in each.items() if key in _ERRORS}
             for each in report.insertions
         ],
         "network": {"model": str(result.network), "edits": [dict(edit) for edit in result.network.edits]},

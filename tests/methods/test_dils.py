@@ -194,7 +194,7 @@ def test_tanh_and_gelu_inherit(activation: str, normalised: bool) -> None:
 
 def test_an_activation_is_moved_to_its_linear_side_where_that_is_better() -> None:
     module, images = shallow("gelu", 0, True), digits(True)[0]
-    plain, lifted = deeper("gelu", 0, DilsOptions(lift=None), normalised=True), deeper("gelu", 0, normalised=True)
+    plain, lifted = (deeper("gelu", 0, DilsOptions(lift=lift), normalised=True) for lift in (None, 0.5))
     assert plain.lifted is None and lifted.lifted == "0"
     assert lifted.error < 1e-5 < 0.01 < plain.error
     assert relative_difference(outputs_of(module, images), outputs_of(lifted.module, images)) < 1e-5
