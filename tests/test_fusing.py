@@ -1,0 +1,130 @@
+"""Fusing networks by command and by recipe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+import kzoo
+from kzoo.recipe import read_recipe
+
+IMAGES = {"task": "digits", "train": 300, "test": 200, "size": 16, "channels": 1}
+
+
+@pytest.fixture(scope="module")
+def parents(tmp_path_factory) -> Path:
+    """A folder with two networks trained from one start for a moment, ``one`` and ``two``, and the start."""
+    from kzoo.cli.main import run
+
+    folder = tmp_path_factory.mktemp("parents")
+    target = {"model": "small:vgg-1x8", "classes": 10, "in_chans": 1, "seed": 4}
+    recipes = {"start": {"target": target, "method": "random"}}
+    for name, seed in (("one", 1), ("two", 2)):
+        training = {"epochs": 2, "lr": 0.005, "batch_size": 50, "seed": seed}
+        recipes[name] = {"target": target, "method": "random", "data": IMAGES, "training": training, "threads": 1}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, recipe in recipes.items():
+            (folder / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
+            patch.setattr("sys.argv", ["kzoo", "run", str(folder / f"{name}.yaml"), "--out", str(folder / name)])
+            assert run() == 0
+    return folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def test_the_average_is_the_average_and_its_recipe_makes_it_again(command, parents, tmp_path):
+    code, said, notes = command("fuse", parents / "one", parents / "two", "--out", tmp_path / "out")
+    assert code == 0, notes
+    assert "2 networks of" in said and "kzoo.load" in notes
+    one, two, out = weights(parents / "one"), weights(parents / "two"), weights(tmp_path / "out")
+    for name in ("features.0.weight", "classifier.2.bias", "features.1.running_mean"):
+        torch.testing.assert_close(out[name], (one[name] + two[name]) / 2)
+    apart = (one["features.1.running_mean"] - two["features.1.running_mean"]) ** 2 / 4
+    pooled = (one["features.1.running_var"] + two["features.1.running_var"]) / 2 + apart
+    torch.testing.assert_close(out["features.1.running_var"], pooled)
+    assert command("run", tmp_path / "out" / "recipe.yaml", "--out", tmp_path / "again")[0] == 0
+    assert (tmp_path / "again/model.safetensors").read_bytes() == (tmp_path / "out/model.safetensors").read_bytes()
+
+
+def test_what_was_measured_is_a_file_with_its_sha256_in_the_recipe(command, parents, tmp_path):
+    arguments = ("--method", "nonessential", "--data", "digits", "--images", 40, "--image-size", 16)
+    assert command("fuse", parents / "one", parents / "two", *arguments, "--out", tmp_path / "out")[0] == 0
+    recipe = read_recipe(tmp_path / "out" / "recipe.yaml")
+    assert [(each.kind, each.source, each.path) for each in recipe.inputs] == [
+        ("fisher", 0, "fisher-0.safetensors"),
+        ("fisher", 1, "fisher-1.safetensors"),
+    ]
+    fisher = [load_file(tmp_path / "out" / each.path) for each in recipe.inputs]
+    one, two, out = weights(parents / "one"), weights(parents / "two"), weights(tmp_path / "out")
+    name = "features.4.weight"
+    known = [each[name].clamp(min=1e-6) for each in fisher]
+    expected = (known[0] * one[name] + known[1] * two[name]) / (known[0] + known[1])
+    torch.testing.assert_close(out[name], expected.float())
+    assert command("run", tmp_path / "out" / "recipe.yaml", "--out", tmp_path / "again")[0] == 0
+    assert (tmp_path / "again/model.safetensors").read_bytes() == (tmp_path / "out/model.safetensors").read_bytes()
+    (tmp_path / "out" / "fisher-1.safetensors").write_bytes((tmp_path / "out" / "fisher-0.safetensors").read_bytes())
+    code, _, said = command("run", tmp_path / "out" / "recipe.yaml", "--out", tmp_path / "third")
+    assert (code, "fisher-1.safetensors has the sha256" in said) == (1, True), said
+
+
+def test_deltas_need_the_start_and_add_up(command, parents, tmp_path):
+    arguments = ("fuse", parents / "one", parents / "two", "--variant", "delta_sum", "--out", tmp_path / "out")
+    code, _, said = command(*arguments)
+    assert (code, "--start" in said) == (2, True), said
+    assert command(*arguments, "--start", parents / "start")[0] == 0
+    one, two, start, out = (
+        weights(place) for place in (*(parents / n for n in ("one", "two", "start")), tmp_path / "out")
+    )
+    name = "features.4.weight"
+    torch.testing.assert_close(out[name], one[name] + two[name] - start[name])
+
+
+@pytest.mark.parametrize("method", ["regmean", "layerwise"])
+def test_closed_forms_beat_the_average_of_networks_from_two_starts(command, parents, tmp_path, method):
+    assert command("fuse", parents / "one", parents / "two", "--method", method, "--data", "digits", "--images", 200,
+                   "--image-size", 16, "--out", tmp_path / "out", "--json")[0] == 0  # fmt: skip
+    told = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert told["architecture"] == "small:vgg-1x8" and told["kzoo"]["method"] == method
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("{one}",), "fuses two networks or more"),
+        (("{one}", "{one}"), "twice"),
+        (("{one}", "local:digits-vit-2x32"), "kzoo transfer"),
+        (("{one}", "{two}", "--variant", "winner"), "parameter variant"),
+        (("{one}", "{two}", "--method", "regmean"), "--data"),
+        (("{one}", "{two}", "--method", "nonessential"), "importance=magnitude"),
+        (("{one}", "{two}", "--data", "digits", "--data", "digits", "--data", "digits"), "one task for all"),
+        (("{one}", "{two}", "--start", "local:digits-vit-2x32", "--variant", "delta_sum"), "is no network like"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_nothing_is_written(command, parents, tmp_path, arguments, message):
+    filled = [text.format(one=parents / "one", two=parents / "two") for text in arguments]
+    code, _, said = command("fuse", *filled, "--out", tmp_path / "out")
+    assert (code, said.count("Error: "), message in said, "Traceback" in said) == (2, 1, True, False), said
+    assert not (tmp_path / "out").exists()
+
+
+def test_values_that_are_not_finite_are_named(command, parents, tmp_path):
+    broken = weights(parents / "two")
+    broken["features.4.weight"][0, 0, 0, 0] = float("nan")
+    save_file(broken, tmp_path / "broken.safetensors")
+    code, _, said = command("fuse", parents / "one", tmp_path / "broken.safetensors", "--out", tmp_path / "out")
+    assert (code, "features.4.weight" in said) == (2, True), said
+
+
+def test_a_fused_network_tells_its_report(command, parents, tmp_path):
+    assert command("fuse", parents / "one", parents / "two", "--align", "weights", "--out", tmp_path / "out")[0] == 0
+    module = kzoo.load(tmp_path / "out")
+    assert {name for group in kzoo.param_groups(module) for name in group["param_names"]} == {
+        name for name, _ in module.named_parameters()
+    }
