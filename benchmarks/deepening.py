@@ -285,7 +285,7 @@ def _rows(rows: dict[str, Any]) -> Iterator[str]:
         errors = [double.get("eval"), double.get("train"), max(single, default=None)]
         shown = ["-" if value is None else f"{value:.0e}" if value else "0" for value in errors]
         left = "; ".join(f"{stage} left: {why}" for stage, why in row.get("skipped", {}).items())
-        remark = row.get("refused") or left or row.get("note", "")
+        remark = row.get("refused") or left
         cells = [row["family"], name, *sizes, new, *shown, f"{remark.replace('|', '/'):.160}"]
         yield f"| {' | '.join(cells)} |"
 

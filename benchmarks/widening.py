@@ -111,6 +111,8 @@ def one(network: str) -> dict[str, Any]:
     wider = found.module
     other = torch.randn(2, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     row["float64"] = _difference(module, wider, other)
+    # How far the network alone is from itself in double precision: nothing can be nearer to it than that.
+    row["rounding"] = _rounding(module, other)
     # Before training mode, which moves the statistics of batch normalisation.
     row["float32"] = _difference(copy.deepcopy(module).float(), copy.deepcopy(wider).float(), other.float())
     row["train"] = _difference(module.train(), wider.train(), other)
@@ -136,6 +138,15 @@ def _difference(one: nn.Module, other: nn.Module, example: torch.Tensor) -> floa
     return relative_difference(*results)
 
 
+@torch.no_grad()
+def _rounding(module: nn.Module, example: torch.Tensor) -> float:
+    exact, rounded = (
+        list(tensors_in(one(given)))
+        for one, given in ((module, example), (copy.deepcopy(module).float(), example.float()))
+    )
+    return relative_difference(exact, rounded)
+
+
 def _edits_fit(network: str, edits: Any, wider: nn.Module, small: bool) -> bool:
     """Whether a network built anew becomes the same structure by the edits, as JSON gives them back."""
     fresh = apply_edits(build(network, small)[0], json.loads(json.dumps(edits)))
@@ -153,7 +164,8 @@ def _reason(row: dict[str, Any]) -> str:
         if row[key] == float("inf"):
             return f"{key}: parts that run only then, as auxiliary classifiers, do not follow"
         if row[key] is not None and not row[key] <= most:
-            return f"{key}: relative difference {row[key]:.1e}"
+            alone = f"; the network alone rounds by {row['rounding']:.0e}" if key == "float32" else ""
+            return f"{key}: relative difference {row[key]:.1e}{alone}"
     return ""
 
 
