@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from kzoo.errors import InputError
-from kzoo.studies.dpiat import evaluation
+from kzoo.studies import evaluating
 from kzoo.studies.params import read_study
 from kzoo.studies.running import run_stages
 
@@ -92,7 +92,7 @@ def study(tmp_path):
         (tmp_path / "claims.yaml").write_text(yaml.safe_dump(claims))
         found = read_study(tmp_path)
         run_stages(found, [found.stage("evaluate")])
-        return json.loads((out / evaluation.TABLE).read_text())["claims"]["one"]
+        return json.loads((out / evaluating.TABLE).read_text())["claims"]["one"]
 
     return evaluate
 
@@ -153,7 +153,7 @@ def test_an_arm_of_some_groups_is_compared_on_these_only(study, tmp_path):
     found = study("ratio", {"arm": "paper", "against": "random_matching", "epoch": 2})
     assert (found["value"], found["counts"]["pairs"]) == (pytest.approx((8 + 6) / 2), 2)
     assert study("ratio", {"arm": "random_matching", "epoch": 2})["value"] == pytest.approx((0.5 + 1) / 2)
-    told = json.loads((tmp_path / "out" / evaluation.TABLE).read_text())
+    told = json.loads((tmp_path / "out" / evaluating.TABLE).read_text())
     assert [row[-1] for row in told["tables"][0]["rows"]] == ["0.50 (50%)", "1.00 (50%)", "-", "-"]
     # A mean over other pairs could not be compared.
     assert [series["name"] for series in told["figures"][1]["series"]] == ["paper", "random"]
