@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -23,12 +23,10 @@ from kzoo.methods.fusion.methods import FusionParameters, Parents, described, fu
 from kzoo.methods.fusion.parents import check_digests, check_parents
 from kzoo.methods.probing import example_images
 from kzoo.recipe import Recipe, SideInput, public_path
+from kzoo.surroundings import Surroundings
 from kzoo.trained_modules import load_trained
 from kzoo.training.batches import prepare
 from kzoo.weights import TrainedNetwork
-
-if TYPE_CHECKING:
-    from kzoo.running import Surroundings
 
 _MEASURED: Mapping[str, Callable[[nn.Module, Tensor], dict[str, Tensor]]] = {"fisher": fisher, "gram": input_grams}
 

@@ -25,6 +25,8 @@ _SHA256 = r"^[0-9a-f]{64}$"
 _VERSION = 1
 _IMAGE_FOLDER = "imagefolder:"
 _LIBRARIES = ("torch", "torchvision", "timm")
+#: Sections that recipes did not always have: without them their digests are those of recipes that never had them.
+_YOUNGER = ("calibration", "start", "inputs", "comparison")
 #: The sections that name images.
 IMAGES = ("calibration", "recalibrate", "data")
 
@@ -48,6 +50,14 @@ class DataSection(_Section):
     fingerprint: str | None = Field(
         default=None, pattern=_SHA256, description="Of the images; checked where it is given"
     )
+    only: tuple[str, ...] | None = Field(
+        default=None,
+        strict=False,
+        description="Of these images only those of these classes, whose labels stay what they are",
+    )
+    classes: tuple[str, ...] | None = Field(
+        default=None, strict=False, description="The same, and the task has these classes alone, in this order"
+    )
 
 
 class SourceSection(_Section):
@@ -60,6 +70,7 @@ class SourceSection(_Section):
     sha256: str = Field(pattern=_SHA256, description="Of the weights")
     submodule: str | None = Field(default=None, min_length=1, description="Only this part of the network")
     images: DataSection | None = Field(default=None, description="Unlabelled images of what it knows, for fusion")
+    classes: list[str] | None = Field(default=None, description="What its outputs stand for, in order, for fusion")
 
 
 class TargetSection(_Section):
@@ -91,6 +102,17 @@ class SideInput(_Section):
     sha256: str = Field(pattern=_SHA256)
 
 
+class ComparisonSection(_Section):
+    """What a fused network is measured against: its parents, their ensembles, their start, RegMean, and joint training.
+
+    The images are those of the section ``data``.
+    """
+
+    joint: TrainingSettings | None = Field(
+        default=None, description="How a network is trained on all of the data, as the ceiling; else there is none"
+    )
+
+
 class Recipe(_Section):
     """Everything that determines a result."""
 
@@ -110,6 +132,7 @@ class Recipe(_Section):
     )
     data: DataSection | None = Field(default=None, description="What to train and test on")
     training: TrainingSettings | None = None
+    comparison: ComparisonSection | None = Field(default=None, description="Of a fusion with others, on the data")
     threads: int | None = Field(default=None, ge=1, le=1024)
     versions: dict[str, str] = Field(default={}, description="Of the libraries that made the result; for people")
 
@@ -122,12 +145,13 @@ class Recipe(_Section):
         data = self.model_dump(exclude={"versions", "threads"})
         sources = [*data["sources"], *([data["start"]] if data["start"] is not None else [])]
         # Recipes without these are as old as recipes.
-        younger = [(data["target"], "edits"), (data, "calibration"), (data, "start"), (data, "inputs")]
-        younger += [(source, name) for source in sources for name in ("submodule", "images")]
+        images = [data[name] for name in IMAGES] + [source["images"] for source in sources]
+        younger = [(data["target"], "edits"), *((data, name) for name in _YOUNGER)]
+        younger += [(source, name) for source in sources for name in ("submodule", "images", "classes")]
+        younger += [(section, name) for section in images if section is not None for name in ("only", "classes")]
         for section, name in younger:
             if not section[name]:
                 del section[name]
-        images = [data.get(name) for name in IMAGES] + [source.get("images") for source in sources]
         for section in (*sources, *data.get("inputs", ()), data["plan"], *images):
             if section is not None:
                 for place in ("path", "root", "fingerprint"):

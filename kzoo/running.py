@@ -1,72 +1,36 @@
-"""From a recipe to its result: build the target, carry the weights over, recalibrate, train, test, write the folder."""
+"""From a recipe to its result: make the start, recalibrate, train, test, write the folder."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import BaseModel
-from torch import Tensor, nn
+from torch import nn
 
-from kzoo.building import NetworkSpec, build_network, network_spec, outline
-from kzoo.carrying import param_groups, remember, source_body
+from kzoo.building import NetworkSpec
+from kzoo.carrying import param_groups
 from kzoo.environment import environment_class, environment_text
-from kzoo.errors import CheckFailed, InputError, KzooWarning
+from kzoo.errors import CheckFailed, InputError
 from kzoo.files import new_folder, require_new
-from kzoo.fusing import FusionReport, fused_start
-from kzoo.growing import example_of, grown_network, take_configuration
-from kzoo.hashing import weights_sha256
 from kzoo.layout import CARD, CONFIG, ENVIRONMENT, METRICS, PLAN, RECIPE, WEIGHTS
-from kzoo.methods.fusion.methods import FUSION, FusionParameters
-from kzoo.methods.growth import GROWTH, GrowthReport, Material, grow
-from kzoo.methods.plan import Plan, read_plan
-from kzoo.methods.surgery import module_body
-from kzoo.methods.transfers import (
-    METHODS,
-    TransferReport,
-    carry_out,
-    checked_parameters,
-    make_plan,
-    read_parameters,
-    require_method,
-)
+from kzoo.methods.growth import GrowthReport
 from kzoo.model_card import transfer_card
 from kzoo.model_folder import network_config, write_weights
-from kzoo.recipe import (
-    IMAGES,
-    DataSection,
-    PlanSection,
-    Recipe,
-    SideInput,
-    SourceSection,
-    TargetSection,
-    is_no_path,
-    library_versions,
-    moved,
-    public_path,
-    recipe_text,
-)
-from kzoo.sources import Options
-from kzoo.trained_modules import load_trained
-from kzoo.weights import TrainedNetwork, open_trained
-from kzoo.zoo import Zoo
+from kzoo.recipe import IMAGES, DataSection, Recipe, SideInput, is_no_path, library_versions, moved, recipe_text
+from kzoo.starting import Report, Start, method_parameters, started
+from kzoo.surroundings import Surroundings, try_out
 
 if TYPE_CHECKING:
     from kzoo.training.history import History
     from kzoo.training.tasks import Task
 
 _RECALIBRATION_IMAGES = 512
-#: So many images calibrate a growth where the recipe names no number, and so many are enough to try a network out.
-_CALIBRATION_IMAGES, _EXAMPLES = 2048, 2
-Progress = Callable[[str, float], None]
-Report = TransferReport | GrowthReport | FusionReport
 
 
 class Diverged(CheckFailed):
@@ -95,93 +59,6 @@ class Result:
     metrics: dict[str, Any] | None
 
 
-@dataclass(frozen=True)
-class Start:
-    """A network before training: what it is, the module, and the report of the method that made it.
-
-    ``files`` were measured on the way and belong to the result, ``inputs`` are what its recipe says of them.
-    """
-
-    network: NetworkSpec
-    module: nn.Module
-    report: Report | None = None
-    inputs: tuple[SideInput, ...] = ()
-    files: Mapping[str, bytes] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What a recipe is run in: its folder, all known models, whether ``py:`` may run code, whom to tell of progress."""
-
-    base: Path
-    zoo: Callable[[], Zoo]
-    trust_code: bool = False
-    progress: Progress | None = None
-    opened: dict[tuple[str, str | None], TrainedNetwork] = field(default_factory=dict)
-    drawn: dict[DataSection, Task] = field(default_factory=dict)
-
-    def open(self, path: str, submodule: str | None = None) -> TrainedNetwork:
-        """A trained network, or a part of it, by its path as the recipe has it; it is read once.
-
-        Raises:
-            InputError: it is none, or has no weights on this machine.
-        """
-        key = (path, submodule)
-        if key not in self.opened:
-            place = path if is_no_path(path) else str(self.base / path)
-            self.opened[key] = open_trained(place, self.zoo, self.trust_code, submodule)
-        return self.opened[key]
-
-    def checked(self, source: SourceSection) -> TrainedNetwork:
-        """A source of a recipe.
-
-        Raises:
-            InputError: it is none, or has no weights on this machine.
-            CheckFailed: it is another than the recipe names.
-        """
-        trained = self.open(source.path, source.submodule)
-        if trained.sha256 != source.sha256:
-            raise CheckFailed(
-                f"{source.path} has the sha256 {trained.sha256}, but the recipe was made with {source.sha256}: fetch that "
-                "file, or make a new recipe with the command that made this one"
-            )
-        return trained
-
-    def data(self, section: DataSection) -> Task:
-        """The images of a recipe; they are drawn, or read, once.
-
-        Raises:
-            InputError: there is no such task, or it cannot be made so.
-            CheckFailed: they are others than the recipe names.
-        """
-        if section not in self.drawn:
-            self.drawn[section] = load_data(section, self.base)
-        return self.drawn[section]
-
-
-def load_data(section: DataSection, base: Path) -> Task:
-    """The images of a recipe in the folder ``base``.
-
-    Raises:
-        InputError: there is no such task, or it cannot be made so.
-        CheckFailed: they are others than the recipe names.
-    """
-    from kzoo.training.data import load_task
-
-    name = section.task
-    if name.startswith("imagefolder:"):
-        name = f"imagefolder:{base / name.removeprefix('imagefolder:')}"
-    root = None if section.root is None else base / section.root
-    options = section.model_dump(include={"train", "test", "size", "channels", "seed"})
-    task = load_task(name, **options, root=root)
-    if section.fingerprint not in (None, task.fingerprint):
-        raise CheckFailed(
-            f"the images of {section.task} have the fingerprint {task.fingerprint}, but the recipe was made with "
-            f"{section.fingerprint}: the data, or what draws it, has changed"
-        )
-    return task
-
-
 def run_recipe(recipe: Recipe, where: Surroundings, out: Path, force: bool = False) -> Result:
     """Make the result of a recipe and write it into the new folder ``out``.
 
@@ -199,7 +76,7 @@ def run_recipe(recipe: Recipe, where: Surroundings, out: Path, force: bool = Fal
     threads = recipe.threads or (recipe.training.threads if recipe.training else None) or before
     try:
         torch.set_num_threads(threads)
-        start = _start(recipe, where, parameters)
+        start = started(recipe, where, parameters)
         if recipe.recalibrate is not None:
             _recalibrate(start.module, recipe.recalibrate, where)
         history, metrics = _trained(recipe, start, where, out)
@@ -245,131 +122,11 @@ def _completed(recipe: Recipe, threads: int, where: Surroundings, inputs: Sequen
     return recipe.model_copy(update={**added, "inputs": [*recipe.inputs, *inputs], **images})
 
 
-def _start(recipe: Recipe, where: Surroundings, parameters: BaseModel) -> Start:
-    """The network before training, made as the method does it."""
-    if recipe.method in FUSION:
-        assert isinstance(parameters, FusionParameters)
-        if recipe.plan is not None:
-            raise InputError(f"the recipe has a plan: method {recipe.method} takes none")
-        spec = target_network(recipe.target, where)
-        found = fused_start(recipe, spec, where, parameters)
-        remember(found.module, found.report.shares, found.report)
-        return Start(spec, found.module, found.report, found.inputs, found.files)
-    if recipe.start is not None or recipe.inputs:
-        raise InputError(f"the recipe has a start, or inputs: method {recipe.method} has no use for them")
-    return _grown(recipe, where, parameters) if recipe.method in GROWTH else _initialised(recipe, where, parameters)
-
-
-def method_parameters(method: str, values: Mapping[str, Any]) -> BaseModel:
-    """The parameters of a method, of whichever kind, checked.
-
-    Raises:
-        InputError: the method is unknown, or a parameter is unknown or has a value that it cannot have.
-    """
-    if method in GROWTH:
-        return checked_parameters(method, GROWTH[method].parameters, values)
-    if method in FUSION:
-        return checked_parameters(method, FUSION[method], values)
-    if method not in METHODS:
-        raise InputError(f"method {method!r:.80} is unknown: expected {', '.join((*METHODS, *GROWTH, *FUSION))}")
-    return checked_parameters(method, METHODS[method].parameters, values)
-
-
-def target_network(target: TargetSection, where: Surroundings) -> NetworkSpec:
-    """The network that a recipe's target names.
-
-    Raises:
-        InputError: it names none that can be built.
-    """
-    options = Options(target.classes, target.in_chans, target.img_size)
-    return network_spec(target.model, where.zoo, options, target.edits)
-
-
-def _initialised(recipe: Recipe, where: Surroundings, parameters: BaseModel) -> Start:
-    """The target with the source carried over, and what that did."""
-    spec, seed = target_network(recipe.target, where), recipe.target.seed
-    if recipe.calibration is not None:
-        raise InputError(
-            f"the recipe has calibration images, which method {recipe.method} has no use for: leave them out"
-        )
-    if not recipe.sources:
-        if recipe.method != "random" or recipe.plan is not None:
-            raise InputError(
-                f"the recipe has no source: method {recipe.method} needs one; without it, use method: random"
-            )
-        return Start(spec, build_network(spec, where.zoo, seed, where.trust_code))
-    trained = _only_source(recipe, where)
-    reserved = sum(tensor.nbytes for tensor in trained.tensors.values())
-    module = build_network(spec, where.zoo, seed, where.trust_code, reserved)
-    theirs, ours = source_body(trained), module_body(module)
-    plan = None if recipe.plan is None else _checked_plan(recipe.plan, where)
-    if plan is not None:
-        require_method(plan, recipe.method)
-        if plan.target != str(spec):
-            warnings.warn(f"the plan was made for {plan.target:.80}, not for {spec}", KzooWarning, stacklevel=2)
-    steps = plan or make_plan(theirs, ours, recipe.method, parameters, (trained.name, str(spec)))
-    report = carry_out(steps, theirs, ours, parameters)
-    remember(module, report.shares, report)
-    return Start(spec, module, report)
-
-
-def _grown(recipe: Recipe, where: Surroundings, parameters: BaseModel) -> Start:
-    """The source's network with its weights, grown."""
-    if not recipe.sources or recipe.plan is not None:
-        what = "has a plan, which grows nothing" if recipe.sources else "has no source"
-        raise InputError(f"the recipe {what}: method {recipe.method} takes one trained network, and no plan")
-    spec = target_network(recipe.target, where)
-    module = load_trained(_only_source(recipe, where), spec, where.zoo, where.trust_code)
-    found = grow(recipe.method, module, parameters, _material(recipe, spec, where, module))
-    remember(found.module, found.report.shares, found.report)
-    network = grown_network(spec, found, where.zoo)
-    take_configuration(found.module, network, where.zoo)
-    return Start(network, found.module, found.report)
-
-
-def _material(recipe: Recipe, spec: NetworkSpec, where: Surroundings, module: nn.Module) -> Material:
-    """The images that a network is grown with."""
-    calibration = example = task = None
-    if recipe.data is not None:
-        task = where.data(recipe.data)
-        _try_out(module, task)
-        example = prepared(task, _EXAMPLES)
-    if recipe.calibration is not None:
-        unlabelled = where.data(recipe.calibration)
-        _try_out(module, unlabelled)
-        calibration = prepared(unlabelled, recipe.calibration.train or _CALIBRATION_IMAGES)
-    if example is None:
-        example = example_of(spec, module)
-    return Material(calibration, example, task, recipe.training)
-
-
-def prepared(task: Task, count: int) -> Tensor:
-    """The first training images of a task, ready for a network."""
-    from kzoo.training.batches import prepare
-
-    chosen = torch.arange(min(count, len(task.train)))
-    return prepare(task.train.images[chosen])
-
-
-def _only_source(recipe: Recipe, where: Surroundings) -> TrainedNetwork:
-    if len(recipe.sources) > 1:
-        raise InputError(f"the recipe has {len(recipe.sources)} sources: method {recipe.method} takes one")
-    return where.checked(recipe.sources[0])
-
-
-def _checked_plan(section: PlanSection, where: Surroundings) -> Plan:
-    path = where.base / section.path
-    plan = read_plan(path)
-    if (found := weights_sha256([path])) != section.sha256:
-        raise CheckFailed(f"{section.path} has the sha256 {found}, but the recipe was made with {section.sha256}")
-    return plan
-
-
 def _recalibrate(module: nn.Module, section: DataSection, where: Surroundings) -> None:
     from kzoo.training.evaluation import recalibrate
 
     task = where.data(section)
-    _try_out(module, task)
+    try_out(module, task)
     images = task.train.images
     recalibrate(module, images[:_RECALIBRATION_IMAGES] if section.train is None else images)
 
@@ -387,7 +144,7 @@ def _trained(
     from kzoo.training.loop import train
 
     task, history = where.data(recipe.data), None
-    _require_scores(_try_out(module, task), recipe.target.model, task)
+    _require_scores(try_out(module, task), recipe.target.model, task)
     # A method that trained between its steps is done.
     if recipe.training is not None and steps is None:
         groups = param_groups(module) if start.report is not None and recipe.training.random_lr is not None else None
@@ -409,28 +166,6 @@ def _trained(
     if steps is not None:
         metrics["growth"] = steps
     return history, metrics
-
-
-def _try_out(module: nn.Module, task: Task) -> Any:
-    """What the network gives for one image of the task.
-
-    Raises:
-        InputError: it does not take such images.
-    """
-    from kzoo.training.batches import prepare
-    from kzoo.training.evaluation import evaluation_mode
-
-    image = task.train.images[torch.zeros(1, dtype=torch.int64)]
-    try:
-        with torch.no_grad(), evaluation_mode(module):
-            return module(prepare(image, torch.float32))
-    except Exception as error:  # networks raise what they like
-        reason = " ".join(str(error).split()) or type(error).__name__
-        size = "x".join(map(str, task.train.images.shape[1:]))
-        raise InputError(
-            f"the network does not take the images of {task.name}, which are {size} ({reason:.160}): set in_chans or img_size "
-            "of the target, or channels and size of the data"
-        ) from None
 
 
 def _require_scores(scores: Any, name: str, task: Task) -> None:
@@ -500,20 +235,3 @@ def _json(data: Any) -> str:
 
 def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
-
-
-def rehearse_recipe(recipe: Recipe, where: Surroundings) -> tuple[Plan, TransferReport]:
-    """The plan of a recipe and what it would do; nothing is built with weights, and nothing is written.
-
-    Raises:
-        InputError: something in the recipe cannot be used.
-    """
-    parameters = read_parameters(recipe.method, recipe.parameters)
-    spec = target_network(recipe.target, where)
-    trained = where.open(recipe.sources[0].path, recipe.sources[0].submodule)
-    module = outline(spec, where.zoo, where.trust_code)
-    theirs, ours = source_body(trained), module_body(module)
-    # A plan goes where its maker's folders mean nothing.
-    name = trained.name if trained.pinned else public_path(trained.name)
-    plan = make_plan(theirs, ours, recipe.method, parameters, (name, str(spec)))
-    return plan, carry_out(plan, theirs, ours, parameters, rehearsal=True)

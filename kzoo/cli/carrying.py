@@ -16,7 +16,9 @@ from kzoo.errors import InputError
 if TYPE_CHECKING:
     from kzoo.methods.surgery import PartReport
     from kzoo.recipe import Recipe, SourceSection
-    from kzoo.running import Report, Result, Surroundings
+    from kzoo.running import Result
+    from kzoo.starting import Report
+    from kzoo.surroundings import Surroundings
 
 _METHODS = ("dpiat", "by_name", "weight_selection", "random")
 _OUT = click.Path(path_type=Path)
@@ -74,7 +76,8 @@ def transfer(directory: Path | None, /, source: str, target: str, out: Path | No
     """
     from kzoo.files import require_new
     from kzoo.methods.plan import write_plan
-    from kzoo.running import rehearse_recipe, run_recipe
+    from kzoo.running import run_recipe
+    from kzoo.starting import rehearse_recipe
 
     if out is None and options["plan"] is None:
         raise InputError("there is nothing to do: give --out DIR for the model, or --plan FILE for the plan")
@@ -101,7 +104,7 @@ def surroundings(directory: Path | None, trust_code: bool, base: Path | None = N
     """What a command's recipe is run in."""
     from functools import cache
 
-    from kzoo.running import Surroundings
+    from kzoo.surroundings import Surroundings
 
     return Surroundings(base or Path(), cache(lambda: open_zoo(directory)), trust_code, Progress())
 

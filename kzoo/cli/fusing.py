@@ -60,7 +60,8 @@ def fuse(directory: Path | None, /, sources: Sequence[str], **options: Any) -> N
     """
     from kzoo.files import require_new
     from kzoo.recipe import Recipe, TargetSection
-    from kzoo.running import method_parameters, run_recipe
+    from kzoo.running import run_recipe
+    from kzoo.starting import method_parameters
     from kzoo.trained_modules import trained_network
 
     require_new(options["out"], options["force"])

@@ -152,8 +152,9 @@ def _grow(directory: Path | None, source: str, parameters: dict[str, Any], optio
     """Make the recipe that the command's options amount to, and run it."""
     from kzoo.files import require_new
     from kzoo.recipe import Recipe, TargetSection
-    from kzoo.running import method_parameters, run_recipe
+    from kzoo.running import run_recipe
     from kzoo.sources import Options
+    from kzoo.starting import method_parameters
     from kzoo.trained_modules import trained_network
 
     require_new(options["out"], options["force"])

@@ -21,7 +21,8 @@ from kzoo.layout import ENVIRONMENT, PLAN, RECIPE, WEIGHTS
 from kzoo.model_folder import load
 from kzoo.publish.trust import require_harmless
 from kzoo.recipe import IMAGES, Recipe, library_versions, read_recipe
-from kzoo.running import Surroundings, run_recipe
+from kzoo.running import run_recipe
+from kzoo.surroundings import Surroundings
 from kzoo.zoo import Zoo
 
 #: What is fetched of a page beside the weights, and how large each may be.

@@ -14,11 +14,11 @@ from kzoo.hashing import weights_sha256
 from kzoo.layout import CONFIG, WEIGHTS
 from kzoo.model_folder import load
 from kzoo.recipe import DataSection, SourceSection
-from kzoo.running import load_data
 from kzoo.studies.design import Run
 from kzoo.studies.models import zoo_folder
 from kzoo.studies.sections import Network, scratch_recipe
 from kzoo.studies.work import Unit, Work
+from kzoo.surroundings import load_data
 from kzoo.training.evaluation import evaluate
 from kzoo.training.settings import TrainingSettings
 from kzoo.training.tasks import Task

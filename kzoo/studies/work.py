@@ -24,10 +24,11 @@ from kzoo.files import replacing
 from kzoo.hashing import weights_sha256
 from kzoo.layout import WEIGHTS
 from kzoo.recipe import Recipe
-from kzoo.running import Diverged, Surroundings, checkpoint_folder, run_recipe
+from kzoo.running import Diverged, checkpoint_folder, run_recipe
 from kzoo.studies.closure import code_digest
 from kzoo.studies.design import Run
 from kzoo.studies.records import Record, told_of
+from kzoo.surroundings import Surroundings
 from kzoo.training.checkpoints import kept_epochs
 from kzoo.zoo import Zoo, shipped_zoo
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -70,6 +71,53 @@ class Task:
     train: Split
     test: Split
     fingerprint: str
+
+
+@dataclass(frozen=True, eq=False)
+class SomeImages:
+    """Some of images that are read when they are asked for: those at ``places``, in that order."""
+
+    images: Images
+    places: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        """N, C, H, W."""
+        return torch.Size((len(self.places), *self.images.shape[1:]))
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return self.images[self.places[index]]
+
+    def digest(self) -> bytes:
+        """A sha256 of what decides the images."""
+        return hashlib.sha256(self.images.digest() + self.places.numpy().astype("<i8").tobytes()).digest()
+
+
+def restricted(task: Task, names: Sequence[str], *, relabelled: bool = False) -> Task:
+    """The images of a task that show the classes ``names``, in their order.
+
+    Labels stay indices into all classes; or, ``relabelled``, the task has the classes ``names`` alone, in that order.
+
+    Raises:
+        InputError: a name is none of the task's classes, is given twice, or there is none.
+    """
+    unknown = next((name for name in names if name not in task.classes), None)
+    if unknown is not None:
+        raise InputError(f"{task.name} has no class {unknown!r:.80}: expected some of {', '.join(task.classes):.200}")
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"the classes of {task.name} are given twice, or none is: name each class once")
+    places = torch.full((len(task.classes),), -1)
+    places[[task.classes.index(name) for name in names]] = torch.arange(len(names))
+    splits = []
+    for split in (task.train, task.test):
+        kept = (places[split.labels] >= 0).nonzero().flatten()
+        images = split.images[kept] if isinstance(split.images, Tensor) else SomeImages(split.images, kept)
+        labels = split.labels[kept]
+        splits.append(Split(images, places[labels] if relabelled else labels))
+    return make_task(task.name, tuple(names) if relabelled else task.classes, *splits)
 
 
 def library(name: str) -> Any:

@@ -28,7 +28,7 @@ from kzoo.training import data, published
 from kzoo.training.data import TASKS, Task, contact_sheet, load_task
 from kzoo.training.folders import FileImages
 from kzoo.training.glyphs import CHARACTERS, FONTS, RANGES, TINT, draw
-from kzoo.training.tasks import TEST, TRAIN, chosen, parted, shuffled, taking_turns
+from kzoo.training.tasks import TEST, TRAIN, chosen, parted, restricted, shuffled, taking_turns
 
 ROOT = Path(__file__).parent.parent.parent
 Folder = dict[str, int]
@@ -561,3 +561,34 @@ def test_the_document_has_the_measured_difficulty() -> None:
     converged = glyphs["cnn_median_by_epoch"]["12"]
     assert 0.25 < glyphs["cnn_median_by_step"]["300"] / converged < 0.6
     assert glyphs["linear"] < 0.1 < 0.6 < converged
+
+
+def test_images_of_some_classes_keep_their_labels_or_get_new_ones() -> None:
+    whole = load_task("digits", train=100, test=50, seed=3)
+    kept = restricted(whole, ["7", "2"])
+    there = torch.isin(whole.train.labels, torch.tensor([2, 7]))
+    assert kept.classes == whole.classes and len(kept.train) == 20 and len(kept.test) == 10
+    assert torch.equal(kept.train.labels, whole.train.labels[there])
+    assert torch.equal(kept.train.images, whole.train.images[there])
+    new = restricted(whole, ["7", "2"], relabelled=True)
+    assert new.classes == ("7", "2") and torch.equal(new.train.images, kept.train.images)
+    assert torch.equal(new.train.labels, (kept.train.labels == 2).long())
+    assert len({whole.fingerprint, kept.fingerprint, new.fingerprint}) == 3
+
+
+def test_images_of_some_classes_in_files_are_read_when_asked_for(tmp_path: Path) -> None:
+    folder(tmp_path / "train", {"cat": 3, "dog": 4})
+    folder(tmp_path / "val", {"cat": 1, "dog": 2})
+    whole = load_task(f"imagefolder:{tmp_path}", size=8)
+    kept = restricted(whole, [whole.classes[1]], relabelled=True)
+    places = (whole.train.labels == 1).nonzero().flatten()
+    assert len(kept.train) == len(places) and kept.train.labels.tolist() == [0] * len(places)
+    assert torch.equal(kept.train.images[:], whole.train.images[places])
+    assert kept.train.images.shape == whole.train.images[places].shape
+    assert kept.fingerprint != whole.fingerprint
+
+
+@pytest.mark.parametrize(("names", "said"), [(["x"], "no class 'x'"), ([], "none is"), (["1", "1"], "twice")])
+def test_classes_that_a_task_does_not_have_are_refused(names: list[str], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        restricted(load_task("digits", train=20, test=10), names)

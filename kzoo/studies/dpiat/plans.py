@@ -10,12 +10,14 @@ from kzoo.hashing import weights_sha256
 from kzoo.layout import WEIGHTS
 from kzoo.methods.plan import write_plan
 from kzoo.recipe import PlanSection, Recipe
-from kzoo.running import Surroundings, rehearse_recipe, run_recipe
+from kzoo.running import run_recipe
+from kzoo.starting import rehearse_recipe
 from kzoo.studies.design import Run
 from kzoo.studies.dpiat.design import Pair, Profile, carrying_arms, pairs_of
 from kzoo.studies.records import run_name
 from kzoo.studies.sections import target_section
 from kzoo.studies.sources import complete_data, source_of
+from kzoo.surroundings import Surroundings
 from kzoo.zoo import shipped_zoo
 
 TABLE, PLANS, STARTS = "transfer.json", "plans", "starts"

@@ -7,7 +7,6 @@ from typing import Any
 from kzoo.errors import CheckFailed
 from kzoo.layout import WEIGHTS
 from kzoo.recipe import DataSection, Recipe, TargetSection
-from kzoo.running import load_data
 from kzoo.studies.design import Run
 from kzoo.studies.growth.design import Profile
 from kzoo.studies.models import copy_model
@@ -15,6 +14,7 @@ from kzoo.studies.records import last_accuracy, run_name
 from kzoo.studies.sections import RANDOM
 from kzoo.studies.sources import complete_data
 from kzoo.studies.work import Unit, Work
+from kzoo.surroundings import load_data
 from kzoo.training.tasks import Task
 
 FOLDER, TABLE = "teachers", "teachers.json"
