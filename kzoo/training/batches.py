@@ -128,24 +128,23 @@ def _shifted(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
     return picked.permute(0, 3, 1, 2).contiguous()
 
 
-class Feed:
-    """The batches of a part of a task, on a device: images of uint8, and labels.
+class ImageFeed:
+    """The batches of images, on a device: images as they are, and their numbers. There are no labels.
 
     Images in memory are indexed, a whole batch at once; those in files are read by ``workers`` processes.
     """
 
-    def __init__(self, split: Split, device: torch.device, workers: int = 0) -> None:
+    def __init__(self, images: Tensor | Images, device: torch.device, workers: int = 0) -> None:
         self._device = device
-        self._labels = split.labels.to(device)
-        self._images = split.images
+        self._images = images
         self._chosen = _Chosen()
         self._loader: DataLoader[Tensor | KzooError] | None = None
-        if isinstance(split.images, Tensor):
-            if split.images.nbytes <= _KEPT_ON_DEVICE:
-                self._images = split.images.to(device)
+        if isinstance(images, Tensor):
+            if images.nbytes <= _KEPT_ON_DEVICE:
+                self._images = images.to(device)
         else:
             self._loader = DataLoader(
-                _WholeBatches(split.images),
+                _WholeBatches(images),
                 batch_size=None,
                 sampler=self._chosen,
                 num_workers=workers,
@@ -160,9 +159,13 @@ class Feed:
         self._loader = None
 
     def batches(self, chosen: Sequence[Tensor]) -> Generator[tuple[Tensor, Tensor], None, None]:
-        """Images and labels of each of the tensors of numbers; close it if you do not go to its end."""
+        """Images and numbers for each of the tensors of numbers; close it if you do not go to its end."""
         for picked, images in zip(chosen, self._read(chosen), strict=True):
-            yield images.to(self._device, non_blocking=True), self._labels[picked.to(self._device)]
+            yield images.to(self._device, non_blocking=True), self._beside(picked)
+
+    def _beside(self, picked: Tensor) -> Tensor:
+        """What is given beside the images of these numbers."""
+        return picked
 
     def _read(self, chosen: Sequence[Tensor]) -> Iterator[Tensor]:
         if self._loader is not None:
@@ -174,6 +177,17 @@ class Feed:
         elif isinstance(self._images, Tensor):
             for picked in chosen:
                 yield self._images[picked.to(self._images.device)]
+
+
+class Feed(ImageFeed):
+    """The batches of a part of a task: images of uint8, and labels."""
+
+    def __init__(self, split: Split, device: torch.device, workers: int = 0) -> None:
+        super().__init__(split.images, device, workers)
+        self._labels = split.labels.to(device)
+
+    def _beside(self, picked: Tensor) -> Tensor:
+        return self._labels[picked.to(self._device)]
 
 
 class _Chosen:

@@ -13,15 +13,15 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from kzoo.errors import InputError
 from kzoo.training.acceleration import accelerated, prepared
-from kzoo.training.batches import Feed, Plan, augment, batch_ranges, plan_epoch, prepare, share
+from kzoo.training.batches import Feed, Plan, augment, batch_ranges, plan_epoch, share
 from kzoo.training.checkpoints import Snapshot, read_checkpoint, write_checkpoint
 from kzoo.training.determinism import reproducible, seed_everything
 from kzoo.training.evaluation import as_metrics, place, totals
 from kzoo.training.history import Epoch, Evaluation, History, Timing
+from kzoo.training.objectives import Objective, Supervised
 from kzoo.training.schedules import rate_factor
 from kzoo.training.settings import TrainingSettings
 from kzoo.training.tasks import Task
@@ -65,15 +65,41 @@ def train(
             no deterministic form, the checkpoint is damaged, or images cannot be read.
         WorldError: the disk fails.
     """
+    objective = Supervised(task, settings.label_smoothing)
+    return optimise(
+        module, objective, settings, groups=groups, checkpoint=checkpoint, key=key, resume=resume, progress=progress
+    )
+
+
+def optimise(
+    module: nn.Module,
+    objective: Objective,
+    settings: TrainingSettings,
+    *,
+    groups: Sequence[Group] | None = None,
+    checkpoint: Path | None = None,
+    key: str = "",
+    resume: bool = True,
+    progress: Progress | None = None,
+) -> History:
+    """Train a module on an objective, in place; all else is as in `train`.
+
+    The history's accuracies are the shares of images that are right in the objective's sense.
+
+    Raises:
+        InputError: the groups do not fit the module, it does not fit the objective, an operation has no deterministic form,
+            the checkpoint is damaged, or images cannot be read.
+        WorldError: the disk fails.
+    """
     named = _named_groups(module, settings, groups)
-    if not len(task.test):
-        raise InputError(f"{task.name} has no test images: expected one or more")
+    # Asked for first: an objective without test images says so.
+    _ = objective.test
     with (
         reproducible(settings.threads, settings.deterministic),
         accelerated(settings.precision) as accelerator,
         prepared(module, accelerator) as model,
     ):
-        run = _Run(module, model, task, settings, named, accelerator, progress)
+        run = _Run(module, model, objective, settings, named, accelerator, progress)
         if checkpoint is not None:
             run.keep_in(Path(checkpoint), key, resume)
         with closing(run.train_feed), closing(run.test_feed):
@@ -139,9 +165,9 @@ class _Tally:
         self.losses: list[float] = []
         self.hits = 0
 
-    def add(self, loss: Tensor, outputs: Tensor, labels: Tensor) -> None:
-        """A step's mean loss, and what the network said, over the images of this process."""
-        self._waiting.append((loss.detach() * len(labels), (outputs.argmax(1) == labels).sum()))
+    def add(self, loss: Tensor, hits: Tensor, images: int) -> None:
+        """A step's mean loss, and how many were right, over the images of this process."""
+        self._waiting.append((loss.detach() * images, hits))
 
     def fetch(self) -> int | None:
         """Fetch what waits, over all processes: the number of the epoch's first step whose loss is not finite."""
@@ -162,21 +188,21 @@ class _Run:
         self,
         module: nn.Module,
         model: nn.Module,
-        task: Task,
+        objective: Objective,
         settings: TrainingSettings,
         groups: list[dict[str, Any]],
         accelerator: Accelerator,
         progress: Progress | None,
     ) -> None:
-        self.module, self.model, self.task, self.settings = module, model, task, settings
+        self.module, self.model, self.objective, self.settings = module, model, objective, settings
         self.accelerator, self.progress = accelerator, progress
         self.optimizer = _optimizer(settings, groups)
         self.rates = [(group["name"], group["lr"]) for group in self.optimizer.param_groups]
         self.device, self.dtype = accelerator.device, place(module)[1]
-        self.train_feed, self.test_feed = (
-            Feed(split, self.device, settings.workers) for split in (task.train, task.test)
-        )
-        self.ranges = batch_ranges(len(task.train), settings.batch_size, accelerator.num_processes)
+        self.test = objective.test
+        self.train_feed = objective.feed(self.device, settings.workers, accelerator.process_index)
+        self.test_feed = Feed(self.test, self.device, settings.workers)
+        self.ranges = batch_ranges(objective.count, settings.batch_size, accelerator.num_processes)
         whole = settings.epochs * len(self.ranges)
         self.steps = whole if settings.steps is None else min(whole, settings.steps)
         self.step, self.epoch = 0, 0
@@ -193,7 +219,7 @@ class _Run:
             "key": key,
             # How images are read does not change them.
             "settings": self.settings.model_dump(exclude={"workers"}),
-            "task": self.task.fingerprint,
+            "task": self.objective.fingerprint,
             "processes": self.accelerator.num_processes,
         }
         snapshot = read_checkpoint(folder, self.identity) if resume else None
@@ -243,7 +269,7 @@ class _Run:
 
     def _train_epoch(self) -> None:
         seed_everything(self.settings.seed, self.epoch)
-        plan = plan_epoch(len(self.task.train), self.task.size, self.settings, self.epoch)
+        plan = plan_epoch(self.objective.count, self.objective.size, self.settings, self.epoch)
         parts = [
             (whole, share(whole, self.accelerator.process_index, self.accelerator.num_processes))
             for whole in self.ranges[: self.steps - self.step]
@@ -259,8 +285,8 @@ class _Run:
         """Steps, tests between them, and the epoch's entry; ``parts`` are places of whole batches and of our share."""
         tally, first, every = _Tally(self.accelerator), self.step, self.settings.evaluate_every
         seconds, started = 0.0, time.perf_counter()
-        for (whole, mine), (images, labels) in zip(parts, batches, strict=True):
-            self._train_step(augment(images, plan, mine), labels, len(whole), tally)
+        for (whole, mine), (images, given) in zip(parts, batches, strict=True):
+            self._train_step(augment(images, plan, mine), given, len(whole), tally)
             testing = self.step == first + len(parts) or (every is not None and self.step % every == 0)
             if testing or self.step % _FETCHED_EVERY == 0:
                 bad = tally.fetch()
@@ -276,24 +302,18 @@ class _Run:
                 started = time.perf_counter()
         self._close_epoch(tally, sum(len(whole) for whole, _ in parts), seconds)
 
-    def _train_step(self, images: Tensor, labels: Tensor, whole: int, tally: _Tally) -> None:
+    def _train_step(self, images: Tensor, given: Tensor, whole: int, tally: _Tally) -> None:
         """One step with our share of a batch of ``whole`` images."""
         factor = rate_factor(self.settings, self.step, len(self.ranges), self.steps)
         for group, (_, rate) in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
-        outputs = self.model(prepare(images, self.dtype))
-        if outputs.ndim != 2 or outputs.shape[1] != len(self.task.classes):
-            raise InputError(
-                f"the network's outputs have the shape {tuple(outputs.shape)}, but {self.task.name} has "
-                f"{len(self.task.classes)} classes: give the network a head of that size"
-            )
-        loss = cross_entropy(outputs, labels, label_smoothing=self.settings.label_smoothing)
+        loss, hits = self.objective.loss(self.model, images, given, self.dtype)
         processes = self.accelerator.num_processes
         # Gradients become the mean over processes; the shares may be unequal.
-        self._descend(loss if processes == 1 else loss * (len(labels) * processes / whole))
+        self._descend(loss if processes == 1 else loss * (len(images) * processes / whole))
         self.optimizer.zero_grad()
         self.step += 1
-        tally.add(loss, outputs, labels)
+        tally.add(loss, hits, len(images))
 
     def _descend(self, loss: Tensor) -> None:
         # Not through accelerate's wrapped optimizer, which takes 0.1 ms more for each step.
@@ -315,8 +335,8 @@ class _Run:
         if processes > 1:
             # Each has its own running statistics; the first's count.
             broadcast(list(self.module.buffers()))
-        mine = torch.arange(len(self.task.test))[process::processes]
-        sums = totals(self.module, self.test_feed, mine, _TEST_BATCH, self.settings.precision)
+        mine = torch.arange(len(self.test))[process::processes]
+        sums = totals(self.objective.tested(self.module), self.test_feed, mine, _TEST_BATCH, self.settings.precision)
         found = as_metrics(self.accelerator.reduce(sums, "sum"))
         if not isfinite(found["loss"]):
             self.history.diverged = self.step

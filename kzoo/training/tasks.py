@@ -148,12 +148,23 @@ def _fingerprint(classes: tuple[str, ...], train: Split, test: Split) -> str:
         head = {"classes": classes, "shape": tuple(split.images.shape)}
         digest.update(json.dumps(head).encode())
         digest.update(split.labels.numpy().astype("<i8").tobytes())
-        if isinstance(split.images, Tensor):
-            for first in range(0, len(split), _HASHED_AT_ONCE):
-                digest.update(split.images[first : first + _HASHED_AT_ONCE].numpy().tobytes())
-        else:
-            digest.update(split.images.digest())
+        _add_images(digest, split.images)
     return digest.hexdigest()
+
+
+def images_digest(images: Tensor | Images) -> bytes:
+    """A sha256 of images and their shape, whatever labels they have elsewhere."""
+    digest = hashlib.sha256(json.dumps(tuple(images.shape)).encode())
+    _add_images(digest, images)
+    return digest.digest()
+
+
+def _add_images(digest: hashlib._Hash, images: Tensor | Images) -> None:
+    if not isinstance(images, Tensor):
+        digest.update(images.digest())
+        return
+    for first in range(0, len(images), _HASHED_AT_ONCE):
+        digest.update(images[first : first + _HASHED_AT_ONCE].numpy().tobytes())
 
 
 def shuffled(count: int, seed: int, stream: int) -> NDArray[np.int64]:
