@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from kzoo.building import NetworkSpec
 from kzoo.errors import InputError
 from kzoo.growing import example_of
+from kzoo.layout import side_input
 from kzoo.methods.fusion.importance import fisher
 from kzoo.methods.fusion.inputs import input_grams
 from kzoo.methods.fusion.methods import FusionParameters, Parents, described, fuse
 from kzoo.methods.fusion.parents import check_digests, check_parents
 from kzoo.methods.probing import example_images
-from kzoo.layout import side_input
 from kzoo.recipe import Recipe, SideInput, public_path
 from kzoo.side_inputs import read_side_input
 from kzoo.surroundings import Surroundings
