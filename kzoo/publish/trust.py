@@ -150,7 +150,7 @@ def _parameters(recipe: Recipe) -> FusionParameters:
     try:
         return FUSION[recipe.method].model_validate(recipe.parameters)
     except ValidationError:
-        return FUSION[recipe.method]()
+        return FUSION[recipe.method].model_validate({})
 
 
 def _images_used(recipe: Recipe) -> set[str]:
