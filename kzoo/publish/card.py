@@ -212,7 +212,8 @@ def _license_name(parent: Parent) -> Safe:
 
 def _method_text(facts: CardFacts, method: Method) -> Safe:
     """The method, its parameters, and how near it is to its paper."""
-    parameters = [f"{code(f'{name}: {plain_value(value)}')}" for name, value in facts.method_parameters.items()]
+    chosen = facts.method_parameters if facts.fusion is None else fusion_text.settings(facts)
+    parameters = [f"{code(f'{name}: {plain_value(value)}')}" for name, value in chosen.items()]
     nearness = "" if method.paper is None else f" {prose(method.paper.nearness)}"
     told = f" Parameters: {', '.join(parameters)}." if parameters else ""
     plan = (
@@ -248,7 +249,9 @@ def _versions(facts: CardFacts) -> str:
     """With what it was made."""
     versions = [f"{name} {version}" for name, version in facts.versions.items()]
     threads = [counted(facts.threads, "thread")] if facts.threads is not None else []
-    return ", ".join([f"seed {facts.seed} for fresh weights", *threads, *versions])
+    # In a fused network no weight is fresh.
+    seed = [f"seed {facts.seed} for fresh weights"] if facts.fusion is None else []
+    return ", ".join([*seed, *threads, *versions]) or "nothing that its recipe names"
 
 
 def _not_transferred(facts: CardFacts) -> Safe | None:

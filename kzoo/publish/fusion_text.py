@@ -37,8 +37,7 @@ _ALIGNMENT: Mapping[str, str] = {
     "unlabelled images.",
 }
 _NORMS: Mapping[str, str] = {
-    "average": "scales and shifts are fused like weights or averaged, running means are averaged, and running variances are "
-    "those of all sources' features together.",
+    "average": "scales, shifts and running means are averaged, and running variances are those of all sources' features together.",
     "fold": "folded into the layers before it, so that scales and statistics are part of the weights that were fused.",
 }
 _HEADS: Mapping[str, str] = {
@@ -131,6 +130,33 @@ def how(facts: CardFacts) -> Iterator[Safe]:
         yield _item("Batch normalisation", _NORMS.get(norms) or f"{code(norms)}.")
     yield from _looked_at(facts, fusion)
     yield from _outputs(facts, fusion)
+
+
+#: What the items of the list tell in words.
+_IN_WORDS = frozenset({"variant", "importance", "align", "norms", "heads"})
+#: Settings that mean something with some other choice only.
+_ONLY_WITH: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "scale": ("variant", ("scaled_delta",)),
+    "quantile": ("variant", ("threshold",)),
+    "ratio": ("variant", ("winner",)),
+    "weight": ("variant", ("quadratic", "tempered")),
+    "power": ("variant", ("tempered",)),
+    "floor": ("variant", ("quadratic", "tempered")),
+    "energy": ("variant", ("null_space",)),
+    "restarts": ("align", ("weights", "activations")),
+    "seed": ("align", ("weights", "activations")),
+}
+
+
+def settings(facts: CardFacts) -> dict[str, Any]:
+    """The parameters of a fusion that decide something and stand in no item of `how`."""
+    chosen = facts.method_parameters
+    return {
+        name: value
+        for name, value in chosen.items()
+        if name not in _IN_WORDS
+        and ((with_ := _ONLY_WITH.get(name)) is None or chosen.get(with_[0], with_[1][0]) in with_[1])
+    }
 
 
 def _item(name: str, text: str) -> Safe:
