@@ -280,8 +280,9 @@ def _limits(facts: CardFacts) -> Iterable[Safe]:
         if facts.epochs or facts.fusion is None:
             yield Safe("It was not tested." if facts.epochs else _untested(facts))
     else:
+        made = "Fused without training" if facts.fusion is not None else "Not trained since"
         yield Safe(
-            f"{'One training with one seed, ' if facts.epochs else 'Not trained since, '}tested on "
+            f"{'One training with one seed' if facts.epochs else made}, tested on "
             f"{facts.metrics.images:,} images: the intervals say how much the choice of these images matters, and nothing "
             "of other seeds."
         )

@@ -37,16 +37,17 @@ _ALIGNMENT: Mapping[str, str] = {
     "unlabelled images.",
 }
 _NORMS: Mapping[str, str] = {
-    "average": "scales, shifts and running means are averaged, and running variances are those of all sources' features together.",
-    "fold": "folded into the layers before it, so that scales and statistics are part of the weights that were fused.",
+    "average": "scales and shifts are averaged",
+    "fold": "folded into the layers before it, so that scales and statistics are part of the weights that were fused",
 }
+_POOLED = "; running means are averaged, and running variances are those of all sources' features together"
 _HEADS: Mapping[str, str] = {
     "shared": "one classifier, fused like all other layers",
     "joined": "one for each class of any source, with the classifier's rows of the sources that know it",
 }
 _FILES: Mapping[str, str] = {
-    "fisher": "how important each weight is (Fisher information)",
-    "gram": "products of the inputs of each layer (Gram matrices)",
+    "fisher": "Fisher information (how important each weight is)",
+    "gram": "Gram matrices (products of the inputs of each layer)",
 }
 
 
@@ -57,10 +58,12 @@ def summary(facts: CardFacts) -> str:
         return ""
     alone = [row for row in fusion.compared if row.parent is not None]
     told = [f"its sources alone get {listed(percent(row.accuracy.value) for row in alone)}"] if alone else []
-    for row in fusion.compared:
-        if row.is_named("ensemble"):
-            how = next((word for word in ("probability", "logit") if row.is_named(word)), "output")
-            told.append(f"their ensemble, by the mean {how}, {percent(row.accuracy.value)}")
+    together = [
+        f"{percent(row.accuracy.value)}{f' (mean {mean})' if (mean := _mean(row)) else ''}"
+        for row in fusion.compared
+        if row.is_named("ensemble")
+    ]
+    told += [f"their ensemble {' or '.join(together)}"] if together else []
     told += [f"chance is {percent(row.accuracy.value)}" for row in fusion.compared if row.name.lower() == "chance"]
     return "".join(f"; {part}" for part in told)
 
@@ -89,6 +92,11 @@ def compared_table(facts: CardFacts) -> dict[str, Any] | None:
     }
 
 
+def _mean(row: Compared) -> str | None:
+    """Of what an ensemble takes the mean, where its name says it."""
+    return next((word for word in ("probability", "logit") if row.is_named(word)), None)
+
+
 def _is_ours(row: Compared) -> bool:
     return row.name.lower() == "fused"
 
@@ -104,8 +112,8 @@ def _name(row: Compared, facts: CardFacts) -> Safe:
     if row.parent is not None and row.parent < len(facts.parents):
         return Safe(f"{code(facts.parents[row.parent].name)} alone")
     if row.is_named("ensemble"):
-        how = next((f", by the mean {word}" for word in ("probability", "logit") if row.is_named(word)), "")
-        return Safe(f"ensemble of the sources{how}")
+        mean = _mean(row)
+        return Safe(f"ensemble of the sources{f', by the mean {mean}' if mean else ''}")
     known = {
         "start": "the start of all sources",
         "regmean": "RegMean of the same sources",
@@ -126,8 +134,7 @@ def how(facts: CardFacts) -> Iterator[Safe]:
     alignment = str(chosen.get("align", "none"))
     yield _item("Alignment", _ALIGNMENT.get(alignment) or f"{code(alignment)}.")
     if fusion.norms:
-        norms = str(chosen.get("norms", "average"))
-        yield _item("Batch normalisation", _NORMS.get(norms) or f"{code(norms)}.")
+        yield _item("Batch normalisation", f"{_norms(facts, str(chosen.get('norms', 'average')))}.")
     yield from _looked_at(facts, fusion)
     yield from _outputs(facts, fusion)
 
@@ -176,6 +183,14 @@ def _variant(chosen: Mapping[str, Any]) -> Iterator[Safe]:
         yield _item("How important a weight is", f"{said}.")
 
 
+def _norms(facts: CardFacts, norms: str) -> str:
+    """What became of batch normalisation, and of its statistics."""
+    text = _NORMS.get(norms) or code(norms)
+    if facts.recalibration is not None:
+        return f"{text}; statistics are measured anew on images of {code(facts.recalibration.task)}"
+    return f"{text}{_POOLED if norms == 'average' else ''}"
+
+
 def _looked_at(facts: CardFacts, fusion: Fusion) -> Iterator[Safe]:
     """The unlabelled images of the sources."""
     seen = [
@@ -199,6 +214,9 @@ def _outputs(facts: CardFacts, fusion: Fusion) -> Iterator[Safe]:
     """What the outputs stand for, where every source says it."""
     if not fusion.outputs:
         return
+    if len(set(fusion.classes)) == 1:
+        yield _item("Outputs", f"{_HEADS['shared']}; all sources name the same {len(fusion.outputs):,} classes.")
+        return
     heads = _HEADS.get(str(facts.method_parameters.get("heads", "shared")), _HEADS["shared"])
     each = [
         f"{code(parent.name)} knows {_classes(known)}"
@@ -221,13 +239,16 @@ def files(facts: CardFacts) -> list[dict[str, str]]:
     return [
         {
             "name": code(one.name),
-            "what": _FILES.get(one.kind, one.kind),
-            "of": code(facts.parents[one.source].name) if one.source < len(facts.parents) else Safe("-"),
+            "what": Safe(_FILES.get(one.kind, prose(one.kind)) + _of(facts, one.source)),
             "size": "-" if one.size is None else f"{one.size / 1e6:,.1f} MB",
             "sha256": code(one.sha256),
         }
         for one in fusion.measured
     ]
+
+
+def _of(facts: CardFacts, source: int) -> str:
+    return f" of {code(facts.parents[source].name)}" if source < len(facts.parents) else ""
 
 
 def limits(facts: CardFacts) -> Iterator[Safe]:
@@ -268,6 +289,6 @@ def _disjoint(single: bool) -> Safe:
         "shallow ones from one start have not."
     )
     return Safe(
-        "Its sources do not know the same classes: what tells a class of one from a class of another was never learnt."
+        "Its sources have not seen the same classes: what tells a class of one from a class of another was never learnt."
         f"{deep if single else ''}"
     )

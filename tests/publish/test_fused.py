@@ -119,7 +119,10 @@ def test_what_was_measured_lies_on_the_page(family: Hub, command: Any, monkeypat
     assert head["license"] == "cc-by-nc-4.0" and "Fisher merging" in text and "20 of `digits`" in text
     for name, each in zip(FISHERS, inputs, strict=True):
         assert hashlib.sha256(files[name].read()).hexdigest() == each["sha256"]
-        assert f"| `{name}` | how important each weight is (Fisher information) |" in text and each["sha256"] in text
+        assert (
+            f"| `{name}` | Fisher information (how important each weight is) of `tester/" in text
+            and each["sha256"] in text
+        )
     folder = Path(os.environ["XDG_CONFIG_HOME"]).parent
     monkeypatch.chdir(folder)
     code, out, said = command("publish", "weighed", "--repo", "tester/weighed", "--json")
