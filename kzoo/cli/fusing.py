@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,15 @@ import click
 
 from kzoo.cli.carrying import parameter, show, source_section, surroundings, tell_loading
 from kzoo.cli.common import as_json, complete_network, count
-from kzoo.errors import InputError
+from kzoo.errors import InputError, KzooWarning
 
 if TYPE_CHECKING:
     from kzoo.fusing import FusionReport
     from kzoo.recipe import DataSection, SourceSection
+    from kzoo.surroundings import Surroundings
 
 _OUT = click.Path(path_type=Path)
+_OWN = "own"
 _METHODS = ("weight_sum", "nonessential", "regmean", "layerwise")
 
 
@@ -24,8 +27,9 @@ _METHODS = ("weight_sum", "nonessential", "regmean", "layerwise")
     epilog="\b\nExamples:\n"
     "  kzoo fuse a.safetensors b.safetensors --network timm:resnet18 --out fused\n"
     "  kzoo fuse one two three --method weight_sum --variant average --out fused\n"
-    "  kzoo fuse one two --method nonessential --variant quadratic --data digits --out fused\n"
-    "  kzoo fuse one two --method regmean --data digits --data glyphs/digits --out fused"
+    "  kzoo fuse one two --method nonessential --variant quadratic --data own --out fused\n"
+    "  kzoo fuse one two --method regmean --data digits --data glyphs/digits --out fused\n"
+    "  kzoo fuse cats birds --heads joined --classes tabby,siamese --classes owl,wren --out fused"
 )
 @click.argument("sources", nargs=-1, required=True, shell_complete=complete_network)
 @click.option(
@@ -40,8 +44,21 @@ _METHODS = ("weight_sum", "nonessential", "regmean", "layerwise")
     help="Bring channels into the first network's order before, for networks that began differently.",
 )
 @click.option("--norms", type=click.Choice(["average", "fold"]), help="What becomes of batch normalisation.")
+@click.option(
+    "--heads",
+    type=click.Choice(["shared", "joined"]),
+    help="One classifier for the same classes, or the networks' own side by side.",
+)
+@click.option(
+    "--classes", multiple=True, metavar="A,B,...", help="What outputs stand for: of all, or once for each network."
+)
 @click.option("--start", metavar="SOURCE", help="The weights that all of them were trained from.")
-@click.option("--data", multiple=True, metavar="TASK", help="Unlabelled images: for all, or one task for each network.")
+@click.option(
+    "--data",
+    multiple=True,
+    metavar="TASK",
+    help="Unlabelled images: for all, or one task for each network; own: what each was trained on, as its recipe says.",
+)
 @click.option("--images", type=click.IntRange(min=2), default=512, show_default=True, help="So many of them.")
 @click.option("--image-size", type=click.IntRange(min=1), help="Of these images, in pixels; else the task's own.")
 @click.option("--recalibrate", metavar="TASK", help="Measure batch normalisation's statistics on images of this task.")
@@ -65,20 +82,20 @@ def fuse(directory: Path | None, /, sources: Sequence[str], **options: Any) -> N
     from kzoo.trained_modules import trained_network
 
     require_new(options["out"], options["force"])
-    parameters = {name: options[name] for name in ("variant", "align", "norms") if options[name] is not None}
+    parameters = {name: options[name] for name in ("variant", "align", "norms", "heads") if options[name] is not None}
     parameters |= dict(parameter(text) for text in options["more"])
     method_parameters(options["method"], parameters)
     where = surroundings(directory, options["trust_code"])
-    origins = [source_section(source, where) for source in sources]
+    origins = _with_classes(_opened(sources, where), where, options["classes"])
     first = where.open(origins[0].path, origins[0].submodule)
     spec = trained_network(first, where.zoo, options["network"], None, options["trust_code"])
     found = spec.options
     recipe = Recipe(
         sources=_with_images(origins, options, found.in_chans or 3),
-        start=None if options["start"] is None else source_section(options["start"], where),
+        start=None if options["start"] is None else _opened([options["start"]], where)[0],
         target=TargetSection(
             model=str(spec),
-            classes=found.classes,
+            classes=found.classes if options["heads"] != "joined" else _outputs(origins) or found.classes,
             in_chans=found.in_chans,
             img_size=found.img_size,
             edits=[dict(edit) for edit in spec.edits],
@@ -92,6 +109,37 @@ def fuse(directory: Path | None, /, sources: Sequence[str], **options: Any) -> N
     tell_loading(result)
 
 
+def _opened(sources: Sequence[str], where: Surroundings) -> list[SourceSection]:
+    with warnings.catch_warnings():
+        # Which layer comes first decides nothing here.
+        warnings.filterwarnings("ignore", ".*the order of its layers is a guess", KzooWarning)
+        return [source_section(source, where) for source in sources]
+
+
+def _with_classes(origins: Sequence[SourceSection], where: Surroundings, given: Sequence[str]) -> list[SourceSection]:
+    """The sources, each with what its outputs stand for, as the options or the files beside its weights say."""
+    from kzoo.model_folder import label_names
+
+    if len(given) not in (0, 1, len(origins)):
+        raise InputError(
+            f"there are {len(origins)} networks and {len(given)} --classes: give one list for all, or one for each in order"
+        )
+    said = [text.split(",") for text in given] * (len(origins) if len(given) == 1 else 1)
+    if not said:
+        shards = [where.open(one.path, one.submodule).shards for one in origins]
+        told = [label_names(files[0].parent) if files else None for files in shards]
+        return [one.model_copy(update={"classes": names}) for one, names in zip(origins, told, strict=True)]
+    return [one.model_copy(update={"classes": names}) for one, names in zip(origins, said, strict=True)]
+
+
+def _outputs(origins: Sequence[SourceSection]) -> int | None:
+    """The number of classes that all sources know together, where each says what it knows."""
+    from kzoo.methods.fusion.classifiers import union_of_classes
+
+    known = [one.classes for one in origins if one.classes is not None]
+    return len(union_of_classes(known)) if len(known) == len(origins) else None
+
+
 def _with_images(origins: Sequence[SourceSection], options: dict[str, Any], channels: int) -> list[SourceSection]:
     """The sources, each with its images."""
     tasks = options["data"]
@@ -100,8 +148,33 @@ def _with_images(origins: Sequence[SourceSection], options: dict[str, Any], chan
             f"there are {len(origins)} networks and {len(tasks)} --data: give one task for all, or one for each in order"
         )
     each = list(tasks) * (len(origins) if len(tasks) == 1 else 1) or [None] * len(origins)
-    pairs = zip(origins, each, strict=True)
-    return [one.model_copy(update={"images": _images(task, options, channels)}) for one, task in pairs]
+    images = [
+        _own_images(one, options) if task == _OWN else _images(task, options, channels)
+        for one, task in zip(origins, each, strict=True)
+    ]
+    return [one.model_copy(update={"images": some}) for one, some in zip(origins, images, strict=True)]
+
+
+def _own_images(origin: SourceSection, options: dict[str, Any]) -> DataSection:
+    """What the recipe beside a source's weights trained it on, in as many images as the options say, at most.
+
+    Raises:
+        InputError: there is no such recipe, or it trained on nothing.
+    """
+    from kzoo.layout import RECIPE
+    from kzoo.recipe import is_no_path, moved, read_recipe
+
+    path = Path(origin.path)
+    folder = path if path.is_dir() else path.parent
+    if is_no_path(origin.path) or not (folder / RECIPE).is_file():
+        raise InputError(
+            f"{origin.path} has no recipe that says what it was trained on: name its images (--data TASK, once for each)"
+        )
+    data = moved(read_recipe(folder / RECIPE), folder, Path.cwd()).data
+    if data is None:
+        raise InputError(f"the recipe of {origin.path} trains on nothing: name its images (--data TASK, once for each)")
+    count = min(data.train or options["images"], options["images"])
+    return data.model_copy(update={"train": count, "fingerprint": None})
 
 
 def _images(task: str | None, options: dict[str, Any], channels: int) -> DataSection | None:
