@@ -7,8 +7,9 @@ import re
 WEIGHTS, CONFIG, RECIPE, CARD = "model.safetensors", "config.json", "recipe.yaml", "README.md"
 #: Only of a network that was tested, and of one whose plan was given.
 METRICS, PLAN = "metrics.json", "plan.json"
-#: The class of machine that made it; and the picture of the matching, which `kzoo card` draws.
-ENVIRONMENT, PICTURE = "environment.yaml", "matching.svg"
+#: The class of machine that made it; and the pictures, which `kzoo card` draws: of the matching, or of what a fused network was
+#: measured beside.
+ENVIRONMENT, PICTURE, COMPARISON = "environment.yaml", "matching.svg", "comparison.svg"
 _SIDE_INPUT = re.compile(r"(?:fisher|gram)-(?:0|[1-9][0-9]{0,3})\.safetensors", re.ASCII)
 
 

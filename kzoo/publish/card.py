@@ -23,6 +23,7 @@ from kzoo.publish.wording import listed, named, percent, plain_value, spread
 
 _TEMPLATE = "card.md.j2"
 _ALT = "Which layers of the source went into which layers of this model"
+_ALT_COMPARED = "Accuracy of this model and of all that was measured beside it, with 95 % intervals"
 #: Longer lists of layers, and of classes, are cut.
 _SHOWN_LAYERS, _SHOWN_LABELS = 12, 30
 #: What of the training a card tells; the recipe has all of it.
@@ -84,7 +85,7 @@ def _content(facts: CardFacts) -> dict[str, Any]:
         "training": _training_text(facts),
         "versions": _versions(facts),
         "not_transferred": _not_transferred(facts),
-        "picture": image(_ALT, facts.picture) if facts.picture is not None else None,
+        "picture": image(_ALT if facts.fusion is None else _ALT_COMPARED, facts.picture) if facts.picture else None,
         "limits": list(_limits(facts)),
         "loading": _loading(facts),
         "images": _input_text(facts),

@@ -19,7 +19,7 @@ from kzoo.faults import Document, read_json
 from kzoo.hashing import weights_sha256
 from kzoo.hub.models import find, lock_folders
 from kzoo.hub.names import is_repository, parse_wanted
-from kzoo.layout import CONFIG, ENVIRONMENT, METRICS, PICTURE, PLAN, RECIPE, WEIGHTS, side_input
+from kzoo.layout import COMPARISON, CONFIG, ENVIRONMENT, METRICS, PICTURE, PLAN, RECIPE, WEIGHTS, side_input
 from kzoo.publish.fusion_facts import Comparison, Fusion, fusion_of
 from kzoo.publish.intervals import proportion
 from kzoo.publish.papers import method_of
@@ -291,6 +291,7 @@ def read_facts(
     weights = read_weights_file(folder / WEIGHTS)
     files = _files(folder, recipe)
     fusion = _fusion(found, weights, files)
+    picture = PICTURE if fusion is None else COMPARISON
     parents = tuple(_parent(source, folder, zoo) for source in recipe.sources)
     return CardFacts(
         title=repository.rpartition("/")[2] if repository else found.network,
@@ -318,7 +319,7 @@ def read_facts(
         versions=recipe.versions,
         license=license,
         obstacles=obstacles(recipe),
-        picture=PICTURE if (folder / PICTURE).is_file() else None,
+        picture=picture if (folder / picture).is_file() else None,
         files=files,
         start=None if recipe.start is None else _parent(recipe.start, folder, zoo),
         fusion=fusion,
@@ -538,7 +539,7 @@ def _differences(other: _Folder, ours: _Folder) -> Iterable[str]:
 def _files(folder: Path, recipe: Recipe) -> tuple[FileFacts, ...]:
     found = []
     measured = (side_input(each.kind, each.source) for each in recipe.inputs)
-    for name in (WEIGHTS, CONFIG, RECIPE, METRICS, ENVIRONMENT, PLAN, PICTURE, *measured):
+    for name in (WEIGHTS, CONFIG, RECIPE, METRICS, ENVIRONMENT, PLAN, PICTURE, COMPARISON, *measured):
         path = folder / name
         if path.is_file():
             try:

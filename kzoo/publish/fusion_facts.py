@@ -46,6 +46,11 @@ class Compared:
     images: int
 
     @property
+    def is_fused(self) -> bool:
+        """Whether it is the fused network itself."""
+        return self.name.lower() == "fused"
+
+    @property
     def parent(self) -> int | None:
         """Which source it is, counted from 0."""
         found = _PARENT.fullmatch(self.name.lower())

@@ -97,31 +97,36 @@ def _mean(row: Compared) -> str | None:
     return next((word for word in ("probability", "logit") if row.is_named(word)), None)
 
 
-def _is_ours(row: Compared) -> bool:
-    return row.name.lower() == "fused"
-
-
 def _bold(text: str, row: Compared) -> Safe:
-    return Safe(f"**{text}**" if _is_ours(row) else text)
+    return Safe(f"**{text}**" if row.is_fused else text)
 
 
 def _name(row: Compared, facts: CardFacts) -> Safe:
-    """What a row is called on the card."""
-    if _is_ours(row):
+    """What a row is called on the card, as Markdown."""
+    if row.is_fused:
         return Safe("**this model**")
     if row.parent is not None and row.parent < len(facts.parents):
         return Safe(f"{code(facts.parents[row.parent].name)} alone")
+    return prose(row_name(row, facts))
+
+
+def row_name(row: Compared, facts: CardFacts) -> str:
+    """What a row is called, as plain text."""
+    if row.is_fused:
+        return "this model"
+    if row.parent is not None and row.parent < len(facts.parents):
+        return f"{facts.parents[row.parent].name} alone"
     if row.is_named("ensemble"):
         mean = _mean(row)
-        return Safe(f"ensemble of the sources{f', by the mean {mean}' if mean else ''}")
+        return f"ensemble of the sources{f' (mean {mean})' if mean else ''}"
     known = {
         "start": "the start of all sources",
         "regmean": "RegMean of the same sources",
-        "joint": "one network trained on all of the data: the ceiling",
+        "joint": "one network trained on all data: the ceiling",
         "chance": "chance",
     }
-    first = row.name.lower().replace("_", " ").split(" ")[0]
-    return Safe(known[first]) if first in known else prose(row.name.replace("_", " "))
+    plain = row.name.replace("_", " ")
+    return known.get(plain.lower().split(" ")[0], plain)
 
 
 def how(facts: CardFacts) -> Iterator[Safe]:

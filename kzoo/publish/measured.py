@@ -21,6 +21,7 @@ _MOST_PLAIN = 20_000_000
 #: Products of inputs may be larger than the weights; an importance is eight bytes for each, and a header.
 _MOST_GRAM = 20 * 10**9
 _BYTES_OF_ONE, _MOST_FISHER_HEADER = 8, 20_000_000
+_MOST_TOGETHER = 100 * 10**9
 
 
 def side_inputs(folder: Path, recipe: Recipe) -> dict[str, Path]:
@@ -65,6 +66,12 @@ def fetch_side_inputs(
         WorldError: the Hub or the disk fails.
     """
     files = [(each, _promised(repository, each)) for each in inputs]
+    together = sum(file.size for _, file in files)
+    if together > _MOST_TOGETHER:
+        raise InputError(
+            f"{PREFIX}{repository.id} has {together:,} bytes that were measured of its sources, more than the {_MOST_TOGETHER:,} that "
+            "are fetched"
+        )
     _fetch_large(repository, [(each, file) for each, file in files if file.sha256 is not None], folder, progress, say)
     content = Content(repository)
     for each, file in files:

@@ -11,7 +11,7 @@ from kzoo.errors import CheckFailed, InputError, WorldError
 from kzoo.hub.headers import told_by_page
 from kzoo.hub.names import RepositoryName
 from kzoo.hub.repositories import read_repository
-from kzoo.layout import CARD, CONFIG, ENVIRONMENT, METRICS, PICTURE, PLAN, RECIPE, WEIGHTS, is_side_input
+from kzoo.layout import CARD, COMPARISON, CONFIG, ENVIRONMENT, METRICS, PICTURE, PLAN, RECIPE, WEIGHTS, is_side_input
 from kzoo.licenses import OTHER, UNKNOWN
 from kzoo.methods.plan import read_plan
 from kzoo.publish.card import checked_card
@@ -19,13 +19,13 @@ from kzoo.publish.data_licenses import data_part
 from kzoo.publish.facts import CardFacts, CardLicense, Parent, read_facts
 from kzoo.publish.licensing import NOT_ADVICE, JointLicense, Part, joint_license, refusing
 from kzoo.publish.measured import side_inputs
-from kzoo.publish.picture import matching_picture
+from kzoo.publish.picture import card_picture
 from kzoo.publish.trust import public_recipe
 from kzoo.readers.safetensors import read_bounded
 from kzoo.recipe import read_recipe, recipe_text
 from kzoo.zoo import Zoo
 
-_FILES = (WEIGHTS, CONFIG, RECIPE, METRICS, ENVIRONMENT, PLAN, PICTURE, CARD)
+_FILES = (WEIGHTS, CONFIG, RECIPE, METRICS, ENVIRONMENT, PLAN, PICTURE, COMPARISON, CARD)
 _MOST_BYTES = 50_000_000
 
 
@@ -87,15 +87,15 @@ def read_page(
     facts = replace(facts, parents=tuple(_asked(parent, say) for parent in facts.parents), start=start)
     joint = chosen_license(facts, choice)
     facts = replace(facts, license=card_license(joint))
-    picture = matching_picture(folder, facts, zoo)
-    facts = replace(facts, picture=PICTURE if picture is not None else None)
+    picture = card_picture(folder, facts, zoo)
+    facts = replace(facts, picture=picture[0] if picture is not None else None)
     recipe = read_recipe(folder / RECIPE)
     files: dict[str, Path | bytes] = {WEIGHTS: folder / WEIGHTS}
     copied = [CONFIG, METRICS, ENVIRONMENT, *([PLAN] if recipe.plan is not None else [])]
     files |= {name: _copied(folder / name) for name in copied if (folder / name).is_file()}
     files[RECIPE] = recipe_text(public_recipe(recipe)).encode()
     if picture is not None:
-        files[PICTURE] = picture.encode()
+        files[picture[0]] = picture[1].encode()
     files[CARD] = checked_card(facts).encode()
     measured = side_inputs(folder, recipe)
     first, *others = (name for name in _FILES if name in files)

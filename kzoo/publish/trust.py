@@ -84,7 +84,7 @@ def _public_task(task: str) -> str:
 
 def obstacles(recipe: Recipe) -> tuple[str, ...]:
     """Why others cannot make a published model again from its recipe: none where they can."""
-    return tuple(problem for _, problem in _faults(public_recipe(recipe)))
+    return tuple(dict.fromkeys(problem for _, problem in _faults(public_recipe(recipe))))
 
 
 def _faults(recipe: Recipe) -> Iterator[tuple[str, str]]:

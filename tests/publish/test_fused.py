@@ -315,6 +315,32 @@ def test_the_start_is_named_fetched_and_shown_in_the_lineage(moved: Hub, command
     assert f"tester/start @ {start[:12]}" in texts
 
 
+def test_what_was_measured_beside_it_is_published_and_not_measured_again(
+    family: Hub, command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = recipe_of(family, "tester/average") | {"data": IMAGES}
+    Path("tested.yaml").write_text(yaml.safe_dump(recipe))
+    assert command("run", "tested.yaml", "--out", "tested")[0] == 0
+    metrics = json.loads(Path("tested/metrics.json").read_text())
+    accuracy = metrics["test"]["accuracy"]
+    rows = {"fused": (accuracy, round(100 * accuracy)), "parent_1": (0.5, 50), "chance": (0.1, None)}
+    shown = {name: {"accuracy": share, "correct": found, "images": 100} for name, (share, found) in rows.items()}
+    Path("tested/metrics.json").write_text(json.dumps(metrics | {"comparison": {"rows": shown}}))
+    code, _, said = command("publish", "tested", "--repo", "tester/tested")
+    assert code == 0, said
+    head, text = card_of(family, "tester/tested")
+    assert head["model-index"][0]["results"][0]["metrics"][0]["value"] == accuracy
+    assert f"| **this model** | **{100 * accuracy:.1f} %** |" in text and "](comparison.svg)" in text
+    assert "| `tester/one` alone | 50.0 % | 40.4 to 59.6 % |" in text
+    assert family.read("tester/tested", "comparison.svg").startswith(b"<svg")
+    recipe = recipe_of(family, "tester/tested") | {"comparison": {"joint": {"epochs": 3, "lr": 0.1}}}
+    page = {name: blob.read() for name, blob in family.head("tester/tested").files.items()}
+    family.add_repo("tester/compared", page | {"recipe.yaml": yaml.safe_dump(recipe).encode()})
+    code, out, said = command("rebuild", "tester/compared", "--json")
+    assert (code, json.loads(out)["verdict"], "is not measured again" in said) == (0, "identical", True), said
+
+
 def test_licenses_that_contradict_each_other_block(
     family: Hub, command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,14 +7,17 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 from kzoo.errors import InputError
+from kzoo.facade import open_zoo
 from kzoo.publish.card import card_text
 from kzoo.publish.facts import CardFacts, Images, Parent, read_facts
 from kzoo.publish.fusion_facts import Compared, Fusion, Measured
 from kzoo.publish.intervals import proportion
+from kzoo.publish.picture import card_picture, comparison_svg
 from kzoo.publish.rules import card_faults
 from kzoo.publish.safe import line
 from tests.publish.folders import COMMIT, IMAGES, SHA, TEST, model_folder
@@ -69,11 +72,11 @@ def test_what_was_measured_beside_it_is_its_table(tmp_path: Path) -> None:
         "| **this model** | **43.3 %** | 40.3 to 46.3 % |",
         "| `a/one` alone | 38.5 % | 35.6 to 41.5 % |",
         "| `a/two` alone | 37.5 % | 34.6 to 40.5 % |",
-        "| ensemble of the sources, by the mean probability | 48.1 % | 45.1 to 51.1 % |",
-        "| ensemble of the sources, by the mean logit | 49.0 % | 46.0 to 52.1 % |",
+        "| ensemble of the sources (mean probability) | 48.1 % | 45.1 to 51.1 % |",
+        "| ensemble of the sources (mean logit) | 49.0 % | 46.0 to 52.1 % |",
         "| the start of all sources | 3.8 % | 2.8 to 5.2 % |",
         "| RegMean of the same sources | 48.6 % | 45.5 to 51.6 % |",
-        "| one network trained on all of the data: the ceiling | 86.5 % | 84.3 to 88.5 % |",
+        "| one network trained on all data: the ceiling | 86.5 % | 84.3 to 88.5 % |",
         "| chance | 3.8 % | - |",
     ]
     assert r"Not measured: odd one (nobody \| made it)." in section(text, "Results")
@@ -87,6 +90,28 @@ def test_what_was_measured_beside_it_is_its_table(tmp_path: Path) -> None:
     assert "was not measured beside it" not in text
 
 
+def test_the_picture_shows_the_same_figures(tmp_path: Path) -> None:
+    chance = {"chance": {"accuracy": 0.25, "correct": None, "images": 1040}}
+    folder = fused_folder(tmp_path / "x", comparison={"rows": rows({"fused": 520, "parent_1": 260}) | chance})
+    facts = read_facts(folder, "tester/fused")
+    found = card_picture(folder, facts, open_zoo)
+    assert found is not None and found == card_picture(folder, facts, open_zoo)
+    assert found[0] == "comparison.svg"
+    root = ElementTree.fromstring(found[1])
+    words = [each.text for each in root.iter() if each.tag.endswith("}text")]
+    assert [words[place] for place in (0, 6, 7, 8, 9, 10, 11)] == [
+        "Accuracy of fused and of what was measured beside it, with 95 % intervals",
+        *("this model", "50.0 %", "a/one alone", "25.0 %", "chance", "25.0 %"),
+    ]
+    points = [float(each.attrib["cx"]) for each in root.iter() if each.tag.endswith("}circle")]
+    assert points[1] == points[2] < points[0], "as far to the right as the share is large"
+    assert sum(each.attrib.get("class", "").startswith("range") for each in root.iter()) == 2, "chance has no interval"
+    card = card_text(dataclasses.replace(facts, picture=found[0]))
+    assert section(card, "Results").count("](comparison.svg)") == 1 and card.count("![") == 1
+    plain = fused_folder(tmp_path / "y")
+    assert card_picture(plain, read_facts(plain), open_zoo) is None
+
+
 def test_other_names_of_rows_are_understood_or_shown(tmp_path: Path) -> None:
     names = {"fused": 450, "parent 1": 400, "ensemble (logit)": 500, "joint training": 900, "something else": 1}
     found = rows(names) | rows({"parent 2": 20}, 40)
@@ -94,8 +119,8 @@ def test_other_names_of_rows_are_understood_or_shown(tmp_path: Path) -> None:
     assert [row.split(" | ")[0].strip("| ") for row in lines if row.startswith("|")][2:] == [
         "**this model**",
         "`a/one` alone",
-        "ensemble of the sources, by the mean logit",
-        "one network trained on all of the data: the ceiling",
+        "ensemble of the sources (mean logit)",
+        "one network trained on all data: the ceiling",
         "something else",
         "`a/two` alone",
     ]
@@ -211,5 +236,9 @@ def test_tricks_come_out_harmless(tmp_path: Path, text: str) -> None:
     if line(text):
         assert found[0] == wanted[0]
     assert found[1] <= wanted[1] and found[2] == set()
+    svg = comparison_svg(hostile(facts, text))
+    assert {each.tag.rpartition("}")[2] for each in ElementTree.fromstring(svg).iter()} == {
+        *("svg", "title", "style", "rect", "path", "text", "circle")
+    }
     for token in rendered(tricked):
         assert not (token.type == "text" and re.search(r"://|www\.|@evil", token.content)), token.content
