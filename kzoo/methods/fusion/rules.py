@@ -124,7 +124,8 @@ def scaled_delta(scale: float) -> Rule:
 
 def mean(parents: Sequence[Values]) -> Values:
     """The mean of versions, in double precision."""
-    return _like(parents[0], _mean([doubles(parent) for parent in parents]))
+    found: Values = _like(parents[0], _mean([doubles(parent) for parent in parents]))
+    return found
 
 
 def _total(parents: Sequence[Doubles]) -> Doubles:
@@ -158,7 +159,8 @@ def pooled_variance(variances: Sequence[Values], means: Sequence[Values]) -> Val
     centres = [doubles(one) for one in means]
     middle = _mean(centres)
     apart = [np.square(one - middle) for one in centres]
-    return _like(variances[0], _mean([doubles(one) for one in variances]) + _mean(apart))
+    found: Values = _like(variances[0], _mean([doubles(one) for one in variances]) + _mean(apart))
+    return found
 
 
 # Nonessential weights
@@ -176,7 +178,8 @@ def threshold_replace(quantile: float) -> Rule:
     def formula(entries: Entries) -> Doubles:
         assert entries.importance is not None and entries.threshold is not None
         first, second = entries.parents
-        return np.where(entries.importance[0] <= entries.threshold, second, first)
+        found: Doubles = np.where(entries.importance[0] <= entries.threshold, second, first)
+        return found
 
     return Rule("threshold", formula, needs_importance=True, quantile=quantile, pairs_only=True)
 
@@ -214,7 +217,8 @@ def winner(ratio: float = 1.0) -> Rule:
             ahead = scaled > best
             chosen, best = np.where(ahead, parent, chosen), np.where(ahead, scaled, best)
             needed |= known > 0
-        return np.where(needed, chosen, _mean(entries.parents))
+        found: Doubles = np.where(needed, chosen, _mean(entries.parents))
+        return found
 
     return Rule("winner", formula, needs_importance=True)
 
@@ -266,8 +270,10 @@ def _weighted(entries: Entries, weight: float, power: float, floor: float) -> Do
 
 def _strength(importance: Doubles, power: float, floor: float) -> Doubles:
     # A view of a single value is no array, which only arrays can be written to.
-    least = np.asarray(np.maximum(importance, floor))
-    return least if power == 1 else np.asarray(np.power(least, power))
+    least: Doubles = np.asarray(np.maximum(importance, floor))
+    if power != 1:
+        least = np.asarray(np.power(least, power))
+    return least
 
 
 # Arrays and tensors
@@ -275,9 +281,8 @@ def _strength(importance: Doubles, power: float, floor: float) -> Doubles:
 
 def doubles(values: Any) -> Doubles:
     """A tensor or an array as an array in double precision, without a copy where it is one."""
-    if isinstance(values, np.ndarray):
-        return values.astype(np.float64, copy=False)
-    found: Doubles = values.detach().double().cpu().numpy()
+    array = values if isinstance(values, np.ndarray) else values.detach().double().cpu().numpy()
+    found: Doubles = array.astype(np.float64, copy=False)
     return found
 
 
