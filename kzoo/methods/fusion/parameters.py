@@ -21,6 +21,9 @@ class FusionParameters(BaseModel):
     restarts: int = Field(1, ge=0, le=1000, description="Random starts of the alignment")
     seed: int = Field(0, ge=0, lt=2**32)
     norms: Literal["average", "fold"] = Field("average", description="Fold batch normalisation into layers first")
+    heads: Literal["shared", "joined"] = Field(
+        "shared", description="One classifier for the same classes, or the parents' own side by side over the union"
+    )
 
     @property
     def needs(self) -> frozenset[str]:
@@ -31,6 +34,10 @@ class FusionParameters(BaseModel):
     def by_tensor(self) -> bool:
         """Whether every tensor is fused by itself, so that no network has to be built."""
         return False
+
+    @property
+    def _plain(self) -> bool:
+        return (self.align, self.norms, self.heads) == ("none", "average", "shared")
 
 
 class SumParameters(FusionParameters):
@@ -47,7 +54,7 @@ class SumParameters(FusionParameters):
     @property
     def by_tensor(self) -> bool:
         """See `FusionParameters.by_tensor`."""
-        return self.align == "none" and self.norms == "average"
+        return self._plain
 
     @property
     def rule(self) -> Rule:
@@ -85,7 +92,7 @@ class NonessentialParameters(FusionParameters):
     @property
     def by_tensor(self) -> bool:
         """See `FusionParameters.by_tensor`."""
-        return self.align == "none" and self.norms == "average" and self.variant != "null_space"
+        return self._plain and self.variant != "null_space"
 
     @property
     def rule(self) -> Rule:

@@ -256,7 +256,7 @@ def _weighted(entries: Entries, weight: float, power: float, floor: float) -> Do
     # the result is theirs to the last bit.
     first, *others = entries.parents
     total = _strength(entries.importance[0], power, floor)
-    moved = np.zeros_like(first)
+    moved: Doubles = np.zeros_like(first)
     for other, importance in zip(others, entries.importance[1:], strict=True):
         share = _strength(importance, power, floor)
         share *= weight
