@@ -97,7 +97,7 @@ def _where(files: Sequence[WeightsFile], headers: Sequence[Mapping[str, Header]]
         found = differing_tensors(headers[0], header) or [
             name for name in headers[0] if headers[0][name].dtype != header[name].dtype
         ]
-        if not found or max(len(file.shards), len(files[0].shards)) == 1:
+        if not found or max(len(file.shards), len(files[0].shards)) <= 1:
             continue
         owners = [one for one in (files[0], file) if found[0] in one.names()]
         places = dict.fromkeys(str(shards_of(one)[one.names()[found[0]]]) for one in owners)

@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kzoo.cli.carrying import parameter, show, source_section, surroundings, tell_loading
-from kzoo.cli.common import as_json, complete_network, count
-from kzoo.errors import InputError
+from kzoo.cli.common import as_json, complete_network, count, hint, open_zoo, print_json, print_table
+from kzoo.errors import CheckFailed, InputError
 
 if TYPE_CHECKING:
     from kzoo.fusing import FusionReport
+    from kzoo.publish.fusibility import Fusibility
     from kzoo.recipe import DataSection, SourceSection
     from kzoo.surroundings import Surroundings
 
 _OUT = click.Path(path_type=Path)
+#: So many differing tensors are shown.
+_MOST_SHOWN = 12
 _METHODS = ("weight_sum", "nonessential", "regmean", "layerwise")
 
 
@@ -27,7 +30,8 @@ _METHODS = ("weight_sum", "nonessential", "regmean", "layerwise")
     "  kzoo fuse one two three --method weight_sum --variant average --out fused\n"
     "  kzoo fuse one two --method nonessential --variant quadratic --data digits --out fused\n"
     "  kzoo fuse one two --method regmean --data digits --data glyphs/digits --out fused\n"
-    "  kzoo fuse cats birds --heads joined --classes tabby,siamese --classes owl,wren --out fused"
+    "  kzoo fuse cats birds --heads joined --classes tabby,siamese --classes owl,wren --out fused\n"
+    "  kzoo fuse --check hf:user/one hf:user/two"
 )
 @click.argument("sources", nargs=-1, required=True, shell_complete=complete_network)
 @click.option(
@@ -57,7 +61,8 @@ _METHODS = ("weight_sum", "nonessential", "regmean", "layerwise")
 @click.option("--recalibrate", metavar="TASK", help="Measure batch normalisation's statistics on images of this task.")
 @click.option("-p", "--parameter", "more", multiple=True, metavar="NAME=VALUE", help="Another parameter of the method.")
 @click.option("--network", metavar="NAME", help="The network that the weights belong to, where they do not say.")
-@click.option("--out", type=_OUT, required=True, metavar="DIR", help="The new folder for the model.")
+@click.option("--check", is_flag=True, help="Only tell whether they fit, from their headers; nothing is fetched.")
+@click.option("--out", type=_OUT, metavar="DIR", help="The new folder for the model; not needed with --check.")
 @click.option("--force", is_flag=True, help="Replace DIR if it exists.")
 @click.option("--trust-code", is_flag=True, help="Allow py:package.module:factory, which imports and runs code.")
 @as_json
@@ -67,7 +72,21 @@ def fuse(directory: Path | None, /, sources: Sequence[str], **options: Any) -> N
 
     Each is a safetensors file, a folder that holds one, local:NAME, or a network of the Hub (hf:user/name, or a registry
     id).
+
+    With --check only headers are read: do they fit, which tensors differ, how much would be fetched, and which license may
+    the result carry. Exit code 0 if they fit, else 1. Its JSON: "fits"; "problem", the reason if not; "parents", of each
+    "name", "tensors", "parameters", "dtypes" (tensors by type), "bytes", "fetched_bytes" (still to fetch), "license";
+    "differing", of each "tensor" and "parents" (by name, "dtype" and "shape", or null); "bytes_to_fetch"; "license",
+    with "license", "license_name", "license_link" (as on the Hub; null if none), "category", "blocked", "reasons",
+    "duties", "ways_out".
     """
+    if options["check"]:
+        _check(directory, sources, options["as_json"])
+        return
+    if options["out"] is None:
+        raise InputError(
+            "Missing option '--out': name a new folder for the model, or give --check to see whether they fit"
+        )
     from kzoo.files import require_new
     from kzoo.recipe import Recipe, TargetSection
     from kzoo.running import run_recipe
@@ -100,6 +119,48 @@ def fuse(directory: Path | None, /, sources: Sequence[str], **options: Any) -> N
     result = run_recipe(recipe, where, options["out"], options["force"])
     show(result.report, options["as_json"], False)
     tell_loading(result)
+
+
+def _check(directory: Path | None, sources: Sequence[str], as_json: bool) -> None:
+    """Tell whether networks can be fused."""
+    from functools import cache
+
+    from kzoo.publish.fusibility import fusibility
+
+    found = fusibility(sources, cache(lambda: open_zoo(directory)))
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        _show_check(found)
+    if not found.fits:
+        click.get_current_context().exit(CheckFailed.exit_code)
+
+
+def _show_check(found: Fusibility) -> None:
+    from kzoo.publish.licensing import NOT_ADVICE
+
+    rows = []
+    for one in found.parents:
+        told = one.to_dict()
+        kinds = ", ".join(told["dtypes"])
+        sizes = [f"{told[key] / 1e6:,.1f} MB" for key in ("bytes", "fetched_bytes")]
+        rows.append((one.name, told["tensors"], count(told["parameters"]), kinds, *sizes, one.license or "unknown"))
+    headers = ("network", "tensors", "parameters", "types", "size", "to fetch", "license")
+    print_table(rows, headers, right=("tensors", "parameters", "size", "to fetch"))
+    click.echo("")
+    click.echo("They fit." if found.fits else f"They do not fit: {found.problem}.")
+    for name, versions in list(found.differing.items())[:_MOST_SHOWN]:
+        each = [f"{one.dtype} {'x'.join(map(str, one.shape))}".rstrip() if one else "missing" for one in versions]
+        click.echo(f"  {name}: {' | '.join(each)}")
+    if len(found.differing) > _MOST_SHOWN:
+        click.echo(f"  and {len(found.differing) - _MOST_SHOWN} more tensors that differ (--json lists them)")
+    click.echo(f"Fusing them would fetch {found.to_fetch / 1e6:,.1f} MB.")
+    license = found.license
+    said = license.license_name or license.license or ("none is possible" if license.blocked else "any")
+    click.echo(f"License of the result: {said}")
+    for text in (*license.reasons, *license.ways_out):
+        click.echo(f"  {text}")
+    hint(NOT_ADVICE)
 
 
 def _with_classes(origins: Sequence[SourceSection], where: Surroundings, given: Sequence[str]) -> list[SourceSection]:
