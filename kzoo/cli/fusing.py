@@ -11,7 +11,7 @@ import click
 
 from kzoo.cli.carrying import parameter, show, source_section, surroundings, tell_loading
 from kzoo.cli.common import as_json, complete_network, count
-from kzoo.cli.fusing_files import check_sources
+from kzoo.cli.fusing_files import check_sources, fuse_unknown
 from kzoo.errors import InputError, KzooWarning
 
 if TYPE_CHECKING:
@@ -93,15 +93,16 @@ def fuse(directory: Path | None, /, sources: Sequence[str], **options: Any) -> N
             "Missing option '--out': name a new folder for the model, or give --check to see whether they fit"
         )
     from kzoo.files import require_new
-    from kzoo.recipe import Recipe, TargetSection
-    from kzoo.running import run_recipe
-    from kzoo.starting import method_parameters
-    from kzoo.trained_modules import trained_network
 
     require_new(options["out"], options["force"])
     parameters = {name: options[name] for name in ("variant", "align", "norms", "heads") if options[name] is not None}
     parameters |= dict(parameter(text) for text in options["more"])
-    method_parameters(options["method"], parameters)
+    if fuse_unknown(directory, sources, parameters, options):
+        return
+    from kzoo.recipe import Recipe, TargetSection
+    from kzoo.running import run_recipe
+    from kzoo.trained_modules import trained_network
+
     where = surroundings(directory, options["trust_code"])
     origins = _with_classes(_opened(sources, where), where, options["classes"])
     first = where.open(origins[0].path, origins[0].submodule)
