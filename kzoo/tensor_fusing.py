@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 import kzoo
-from kzoo.errors import CheckFailed, InputError
+from kzoo.errors import CheckFailed, InputError, WorldError
 from kzoo.files import new_folder, require_new
 from kzoo.hashing import weights_sha256
 from kzoo.layout import CARD, CONFIG, RECIPE
@@ -62,35 +62,51 @@ def is_unknown(located: Located, zoo: Callable[[], Zoo]) -> bool:
     return not any(name.partition(":")[0] in LIBRARIES for name in found)
 
 
-def tensors_recipe(
-    sources: Sequence[Located], method: str, parameters: Mapping[str, Any], start: Located | None = None
-) -> Recipe:
-    """The recipe that fuses such weights; they are read whole, for their sha256."""
-    every = [*sources, *([start] if start is not None else [])]
-    with ThreadPoolExecutor() as pool:
-        digests = list(pool.map(lambda one: one.sha256, every))
-    sections = [SourceSection(path=one.path, sha256=digest) for one, digest in zip(every, digests, strict=True)]
-    return Recipe(
-        sources=sections[: len(sources)],
-        start=None if start is None else sections[-1],
-        target=TargetSection(model=TENSORS),
-        method=method,
-        parameters=dict(parameters),
-    )
-
-
 def fuse_tensors(
+    sources: Sequence[Located],
+    method: str,
+    parameters: Mapping[str, Any],
+    out: Path,
+    *,
+    start: Located | None = None,
+    force: bool = False,
+    progress: Progress = lambda _what, _done: None,
+) -> FusedTensors:
+    """Fuse such weights, and write them with their recipe into the new folder ``out``.
+
+    Raises:
+        InputError: the method cannot be used, the parents do not fit each other, or ``out`` exists (and ``force`` is not
+            given).
+        WorldError: the disk fails.
+    """
+    every = [*sources, *([start] if start is not None else [])]
+
+    def recipe(digests: Sequence[str]) -> Recipe:
+        sections = [SourceSection(path=one.path, sha256=digest) for one, digest in zip(every, digests, strict=True)]
+        return Recipe(
+            sources=sections[: len(sources)],
+            start=None if start is None else sections[-1],
+            target=TargetSection(model=TENSORS),
+            method=method,
+            parameters=dict(parameters),
+        )
+
+    # What is checked of a recipe is there before anybody knows the sha256 of the weights.
+    chosen = _parameters(recipe([_UNREAD] * len(every)))
+    return _fused(_Work(sources, start, chosen, None, Path(), out, force, progress), recipe)
+
+
+def run_tensors(
     recipe: Recipe,
     base: Path,
     zoo: Callable[[], Zoo],
     out: Path,
     force: bool = False,
     progress: Progress = lambda _what, _done: None,
-    opened: Sequence[Located] = (),
 ) -> FusedTensors:
     """Make the result of a recipe with the target ``tensors`` and write it into the new folder ``out``.
 
-    ``base`` is the recipe's folder; ``opened`` are sources whose sha256 is known already.
+    ``base`` is the recipe's folder.
 
     Raises:
         InputError: something in the recipe cannot be used, the parents do not fit each other, or ``out`` exists (and
@@ -98,54 +114,123 @@ def fuse_tensors(
         CheckFailed: a file is not the one that the recipe names.
         WorldError: the disk fails.
     """
-    require_new(out, force)
-    parameters = _parameters(recipe)
-    known = {one.path: one for one in opened}
-    sources = _checked(recipe.sources, base, zoo, known)
-    start = _checked([recipe.start], base, zoo, known)[0] if recipe.start is not None else None
-    names = [public_path(one.path) for one in recipe.sources]
-    _require_parents(recipe.method, names, sources, out)
-    recipe = recipe.model_copy(
-        update={
-            "parameters": parameters.model_dump(exclude_none=True),
-            "versions": {"kzoo": kzoo.__version__, "numpy": version("numpy")},
-        }
-    )
-    files = [one.file for one in sources]
+    chosen = _parameters(recipe)
+    named = [*recipe.sources, *([recipe.start] if recipe.start is not None else [])]
+    every = [locate(one.path if is_no_path(one.path) else str(base / one.path), zoo) for one in named]
+
+    def checked(digests: Sequence[str]) -> Recipe:
+        for source, digest in zip(named, digests, strict=True):
+            if digest != source.sha256:
+                raise CheckFailed(
+                    f"{source.path} has the sha256 {digest}, but the recipe was made with {source.sha256}: fetch that file, or "
+                    "make a new recipe with the command that made this one"
+                )
+        return recipe
+
+    sources, start = every[: len(recipe.sources)], every[-1] if recipe.start is not None else None
+    measured = _measured(recipe, base, chosen)
+    return _fused(_Work(sources, start, chosen, measured, base, out, force, progress), checked)
+
+
+_UNREAD = "0" * 64
+
+
+@dataclass(frozen=True)
+class _Work:
+    sources: Sequence[Located]
+    start: Located | None
+    parameters: FusionParameters
+    measured: Sequence[WeightsFile] | None
+    base: Path
+    out: Path
+    force: bool
+    progress: Progress
+
+
+class _Digests:
+    """The sha256 of weights, read while they are fused: what the one has read of the disk, the other finds in memory."""
+
+    def __init__(self, every: Sequence[Located]) -> None:
+        self._found: list[str | Exception | None] = [None] * len(every)
+        # Nobody waits for them where the fusion fails.
+        self._threads = [
+            threading.Thread(target=self._read, args=(place, one), daemon=True) for place, one in enumerate(every)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _read(self, place: int, one: Located) -> None:
+        try:
+            self._found[place] = one.sha256
+        except OSError as error:
+            self._found[place] = WorldError(f"{one.name} cannot be read ({error.strerror or error}): check the disk")
+
+    def all(self) -> list[str]:
+        """Them, in the order of the weights."""
+        for thread in self._threads:
+            thread.join()
+        for found in self._found:
+            if isinstance(found, Exception):
+                raise found
+        return [str(found) for found in self._found]
+
+
+def _fused(work: _Work, recipe_of: Callable[[Sequence[str]], Recipe]) -> FusedTensors:
+    require_new(work.out, work.force)
+    files = [one.file for one in work.sources]
+    names = [public_path(one.path) for one in work.sources]
+    for one in work.sources:
+        if any(shard.resolve().is_relative_to(work.out.resolve()) for shard in one.file.shards):
+            raise InputError(f"{work.out} holds the source {one.name} itself: give another folder for the result")
     check_streams(names, files)
-    measured = _measured(recipe, base, parameters)
-    with new_folder(out, force) as folder:
+    digests = _Digests([*work.sources, *([work.start] if work.start is not None else [])])
+    with new_folder(work.out, work.force) as folder:
         found = fuse_streamed(
-            parameters,
+            work.parameters,
             names,
             files,
             folder,
-            start=start.file if start is not None else None,
-            importance=measured,
-            progress=progress,
+            start=work.start.file if work.start is not None else None,
+            importance=work.measured,
+            progress=work.progress,
         )
-        learned = [name for name in sorted(found.roles) if found.roles[name] in LEARNED]
-        told = {"recipe": recipe.digest, "method": recipe.method, "network": TENSORS}
-        shares = dict.fromkeys(learned, 1.0)
-        config = _config(files[0]) | {"kzoo": told | {"transferred": shares}}
-        _write(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-        beside = moved(recipe, base, out)
-        for each in recipe.inputs:
-            shutil.copyfile(base / each.path, folder / f"{each.kind}-{each.source}.safetensors")
-        inputs = [one.model_copy(update={"path": f"{one.kind}-{one.source}.safetensors"}) for one in recipe.inputs]
-        _write(folder / RECIPE, recipe_text(beside.model_copy(update={"inputs": inputs})))
-        _write(folder / CARD, _card(recipe, names))
-    shapes = {ours: files[0].tensors[key].shape for ours, key in files[0].names().items()}
-    report = {
+        recipe = recipe_of(digests.all())
+        check_digests(names, [source.sha256 for source in recipe.sources])
+        recipe = recipe.model_copy(
+            update={
+                "parameters": work.parameters.model_dump(exclude_none=True),
+                "versions": {"kzoo": kzoo.__version__, "numpy": version("numpy")},
+            }
+        )
+        shares = {name: 1.0 for name in sorted(found.roles) if found.roles[name] in LEARNED}
+        told = {"recipe": recipe.digest, "method": recipe.method, "network": TENSORS, "transferred": shares}
+        _describe(folder, work, recipe, _config(files[0]) | {"kzoo": told}, names)
+    return FusedTensors(work.out, recipe, _report(recipe, names, files[0], shares))
+
+
+def _describe(folder: Path, work: _Work, recipe: Recipe, config: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Write everything but the weights."""
+    _write(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    inputs = []
+    for each in recipe.inputs:
+        inputs.append(each.model_copy(update={"path": f"{each.kind}-{each.source}.safetensors"}))
+        shutil.copyfile(work.base / each.path, folder / inputs[-1].path)
+    kept = moved(recipe, work.base, work.out).model_copy(update={"inputs": inputs})
+    _write(folder / RECIPE, recipe_text(kept))
+    _write(folder / CARD, _card(recipe, names))
+
+
+def _report(recipe: Recipe, names: Sequence[str], file: WeightsFile, shares: Mapping[str, float]) -> dict[str, Any]:
+    shapes = {ours: file.tensors[key].shape for ours, key in file.names().items()}
+    return {
         "method": recipe.method,
         "parameters": recipe.parameters,
-        "parents": names,
-        "entries": sum(math.prod(shapes[name]) for name in learned),
-        "shares": shares,
+        "parents": list(names),
+        "entries": sum(math.prod(shapes[name]) for name in shares),
+        "shares": dict(shares),
         "alignments": [],
         "classes": [],
     }
-    return FusedTensors(out, recipe, report)
 
 
 def _parameters(recipe: Recipe) -> FusionParameters:
@@ -172,34 +257,6 @@ def _parameters(recipe: Recipe) -> FusionParameters:
             "name the network"
         )
     return parameters
-
-
-def _checked(
-    sources: Sequence[SourceSection], base: Path, zoo: Callable[[], Zoo], known: Mapping[str, Located]
-) -> list[Located]:
-    """Sources of a recipe, which are those that it names."""
-    found = []
-    for source in sources:
-        place = source.path if is_no_path(source.path) else str(base / source.path)
-        found.append(known.get(source.path) or locate(place, zoo))
-    with ThreadPoolExecutor() as pool:
-        digests = list(pool.map(lambda one: one.sha256, found))
-    for source, digest in zip(sources, digests, strict=True):
-        if digest != source.sha256:
-            raise CheckFailed(
-                f"{source.path} has the sha256 {digest}, but the recipe was made with {source.sha256}: fetch that file, or make a "
-                "new recipe with the command that made this one"
-            )
-    return found
-
-
-def _require_parents(method: str, names: Sequence[str], sources: Sequence[Located], out: Path) -> None:
-    if len(sources) < 2:
-        raise InputError(f"the recipe has {len(sources)} source: method {method} fuses two networks or more")
-    check_digests(names, [one.sha256 for one in sources])
-    for one in sources:
-        if any(shard.resolve().is_relative_to(out.resolve()) for shard in one.file.shards):
-            raise InputError(f"{out} holds the source {one.name} itself: give another folder for the result")
 
 
 def _measured(recipe: Recipe, base: Path, parameters: FusionParameters) -> list[WeightsFile] | None:

@@ -341,9 +341,9 @@ def _run_recipe(directory: Path | None, recipe: Path, out: Path, force: bool, tr
 
 def _run_tensors(directory: Path | None, recipe: Recipe, base: Path, out: Path, force: bool, as_json: bool) -> None:
     from kzoo.cli.fusing_files import show_tensors
-    from kzoo.tensor_fusing import fuse_tensors
+    from kzoo.tensor_fusing import run_tensors
 
-    show_tensors(fuse_tensors(recipe, base, lambda: open_zoo(directory), out, force, Progress()), as_json)
+    show_tensors(run_tensors(recipe, base, lambda: open_zoo(directory), out, force, Progress()), as_json)
 
 
 def _print_history(history: Any) -> None:

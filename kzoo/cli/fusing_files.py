@@ -72,7 +72,7 @@ def fuse_unknown(
     from kzoo.files import require_new
     from kzoo.methods.fusion.parameters import FUSION, FusionParameters
     from kzoo.methods.parameters import checked_parameters
-    from kzoo.tensor_fusing import fuse_tensors, is_unknown, tensors_recipe
+    from kzoo.tensor_fusing import fuse_tensors, is_unknown
     from kzoo.weights import locate
 
     chosen = checked_parameters(options["method"], FUSION[options["method"]], parameters)
@@ -87,9 +87,9 @@ def fuse_unknown(
     hint(f"kzoo does not know the network that {sources[0]} belongs to: the files are fused tensor by tensor.")
     located = [first, *(locate(source, zoo) for source in sources[1:])]
     start = None if options["start"] is None else locate(options["start"], zoo)
-    recipe = tensors_recipe(located, options["method"], parameters, start)
-    opened = [*located, *([start] if start is not None else [])]
-    found = fuse_tensors(recipe, Path(), zoo, options["out"], options["force"], Progress(), opened)
+    found = fuse_tensors(
+        located, options["method"], parameters, options["out"], start=start, force=options["force"], progress=Progress()
+    )
     show_tensors(found, options["as_json"])
     return True
 
