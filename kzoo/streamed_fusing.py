@@ -50,7 +50,7 @@ class _Type:
 
 @dataclass(frozen=True)
 class Streamed:
-    """What was fused: the files that were written, and what each tensor is to fusion."""
+    """What was fused: the files that were written, and what each tensor is to fusion, by the name that it has there."""
 
     files: tuple[Path, ...]
     roles: Mapping[str, Role]
@@ -115,10 +115,14 @@ def fuse_streamed(
     importance: Sequence[WeightsFile] | None = None,
     roles: Mapping[str, Role] | None = None,
     sharded: bool = True,
+    wrapped: bool = False,
     progress: Progress = lambda _what, _done: None,
     chunk: int = CHUNK,
 ) -> Streamed:
     """Fuse weights files into files in ``folder``: of the first parent's shards, or one where ``sharded`` is not set.
+
+    With ``wrapped`` tensors keep the names that they have in the first parent's files; else what a wrapper has put in front of
+    them is left out. Those of other parents are found by what is left.
 
     ``names`` are what people call the parents. ``start`` holds the weights that all were trained from, ``importance`` the
     Fisher information of each parent's learned tensors, where the method needs them (arXiv 1809.09399, reconstructed).
@@ -144,9 +148,15 @@ def fuse_streamed(
         fuser.check()
         # Sums may overflow, and so may what is rounded to a narrow type, as in torch.
         with np.errstate(over="ignore", invalid="ignore"):
-            written = write(folder, Layout.of(files[0], sharded), fuser.make, progress, chunk)
+            layout = Layout.of(files[0], sharded, wrapped)
+            ours = {key: name for name, key in files[0].names().items()} if wrapped else {name: name for name in known}
+
+            def make(name: str, begin: int, into: memoryview) -> None:
+                fuser.make(ours[name], begin, into)
+
+            written = write(folder, layout, make, progress, chunk)
         fuser.check_different()
-    return Streamed(written, known)
+    return Streamed(written, {name: known[ours[name]] for name in layout.tensors})
 
 
 def _rule(parameters: FusionParameters) -> Rule:

@@ -49,12 +49,12 @@ class Layout:
     files: Mapping[str, str]
 
     @classmethod
-    def of(cls, file: WeightsFile, sharded: bool = True) -> Layout:
+    def of(cls, file: WeightsFile, sharded: bool = True, wrapped: bool = False) -> Layout:
         """The tensors of a file, or of the shards that belong together, in files of the same names, or in one.
 
-        Names that a wrapper has put in front are left out, as everywhere (`WeightsFile.names`).
+        What a wrapper has put in front of names is left out, as everywhere (`WeightsFile.names`), unless ``wrapped``.
         """
-        names = file.names()
+        names = {key: key for key in file.tensors} if wrapped else file.names()
         tensors = {ours: file.tensors[key] for ours, key in names.items()}
         if len(file.shards) == 1 or not sharded:
             return cls(tensors, dict.fromkeys(tensors, WHOLE))

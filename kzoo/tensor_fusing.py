@@ -22,7 +22,7 @@ import kzoo
 from kzoo.errors import CheckFailed, InputError, WorldError
 from kzoo.files import new_folder, require_new
 from kzoo.hashing import weights_sha256
-from kzoo.layout import CARD, CONFIG, RECIPE
+from kzoo.layout import CARD, CONFIG, RECIPE, TENSORS
 from kzoo.methods.fusion.parameters import FUSION, FusionParameters
 from kzoo.methods.fusion.parents import check_digests
 from kzoo.methods.fusion.roles import LEARNED
@@ -37,8 +37,6 @@ from kzoo.streaming import Progress
 from kzoo.weights import Located, locate
 from kzoo.zoo import Zoo
 
-#: The target of recipes that fuse weights of networks that kzoo does not know.
-TENSORS = "tensors"
 _OF_NETWORKS = ("plan", "recalibrate", "calibration", "data", "training", "comparison")
 
 
@@ -92,8 +90,10 @@ def fuse_tensors(
         )
 
     # What is checked of a recipe is there before anybody knows the sha256 of the weights.
-    chosen = _parameters(recipe([_UNREAD] * len(every)))
-    return _fused(_Work(sources, start, chosen, None, Path(), out, force, progress), recipe)
+    planned = recipe([_UNREAD] * len(every))
+    chosen = _parameters(planned)
+    measured = _measured(planned, Path(), chosen)
+    return _fused(_Work(sources, start, chosen, measured, Path(), out, force, progress), recipe)
 
 
 def run_tensors(
@@ -192,6 +192,7 @@ def _fused(work: _Work, recipe_of: Callable[[Sequence[str]], Recipe]) -> FusedTe
             folder,
             start=work.start.file if work.start is not None else None,
             importance=work.measured,
+            wrapped=True,
             progress=work.progress,
         )
         recipe = recipe_of(digests.all())
@@ -221,12 +222,11 @@ def _describe(folder: Path, work: _Work, recipe: Recipe, config: Mapping[str, An
 
 
 def _report(recipe: Recipe, names: Sequence[str], file: WeightsFile, shares: Mapping[str, float]) -> dict[str, Any]:
-    shapes = {ours: file.tensors[key].shape for ours, key in file.names().items()}
     return {
         "method": recipe.method,
         "parameters": recipe.parameters,
         "parents": list(names),
-        "entries": sum(math.prod(shapes[name]) for name in shares),
+        "entries": sum(math.prod(file.tensors[name].shape) for name in shares),
         "shares": dict(shares),
         "alignments": [],
         "classes": [],

@@ -309,8 +309,8 @@ def _run_study(
 
 
 def _run_recipe(directory: Path | None, recipe: Path, out: Path, force: bool, trust_code: bool, as_json: bool) -> None:
+    from kzoo.layout import TENSORS
     from kzoo.recipe import read_recipe
-    from kzoo.tensor_fusing import TENSORS
 
     wanted = read_recipe(recipe)
     if wanted.target.model == TENSORS:
