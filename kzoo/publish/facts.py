@@ -321,7 +321,7 @@ def read_facts(
         obstacles=obstacles(recipe),
         picture=picture if (folder / picture).is_file() else None,
         files=files,
-        start=None if recipe.start is None else _parent(recipe.start, folder, zoo),
+        start=None if recipe.start is None else source_parent(recipe.start, folder, zoo),
         fusion=fusion,
     )
 
