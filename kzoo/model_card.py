@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
+from kzoo.amalgamating import AmalgamationReport
 from kzoo.building import NetworkSpec
 from kzoo.fusing import FusionReport
 from kzoo.methods.growth import GrowthReport
@@ -17,7 +18,7 @@ from kzoo.recipe import Recipe, plain_task
 def transfer_card(
     spec: NetworkSpec,
     recipe: Recipe,
-    report: TransferReport | GrowthReport | FusionReport | None,
+    report: TransferReport | GrowthReport | FusionReport | AmalgamationReport | None,
     source: str,
     metrics: Mapping[str, Any] | None,
 ) -> str:
@@ -32,7 +33,9 @@ def transfer_card(
     return f"---\n{head}---\n\n" + "\n\n".join(parts) + "\n"
 
 
-def _origin(recipe: Recipe, report: TransferReport | GrowthReport | FusionReport | None, source: str) -> str:
+def _origin(
+    recipe: Recipe, report: TransferReport | GrowthReport | FusionReport | AmalgamationReport | None, source: str
+) -> str:
     if isinstance(report, GrowthReport):
         return _growth(recipe, report, source)
     if isinstance(report, FusionReport):
@@ -40,6 +43,8 @@ def _origin(recipe: Recipe, report: TransferReport | GrowthReport | FusionReport
             f"`{name}` (sha256 `{each.sha256}`)" for name, each in zip(report.parents, recipe.sources, strict=True)
         )
         return f"It was fused without training from {names}, by kzoo's method {recipe.method}."
+    if isinstance(report, AmalgamationReport):
+        return _amalgamation(recipe, report)
     if report is None or recipe.method == "random":
         return f"Initialised at random, seed {recipe.target.seed}."
     variant = recipe.parameters.get("variant", "full_state") if recipe.method == "dpiat" else ""
@@ -64,9 +69,61 @@ def _growth(recipe: Recipe, report: GrowthReport, source: str) -> str:
     )
 
 
+_AMALGAMATION = {
+    "kd": "distillation of their soft targets over all classes",
+    "cfl": "common feature learning, a reconstruction of arXiv 1906.10546",
+}
+_MOST_CLASSES = 12
+
+
+def _amalgamation(recipe: Recipe, report: AmalgamationReport) -> str:
+    """Who taught it, and which teacher knew what."""
+    rows = [
+        f"| `{one.name}` | {one.network} | {_listed(one.classes)} | `{source.sha256}` |"
+        for one, source in zip(report.teachers, recipe.sources, strict=True)
+    ]
+    began = f"random weights, seed {recipe.target.seed}"
+    if recipe.start is not None:
+        began = f"the weights with sha256 `{recipe.start.sha256}`"
+    return (
+        f"It learned from {len(report.teachers)} teachers what they know together, {len(report.classes)} classes, by kzoo's "
+        f"method {recipe.method} ({_AMALGAMATION[recipe.method]}), on images without labels. It began with {began}.\n\n"
+        "| teacher | network | classes | sha256 |\n|---|---|---|---|\n" + "\n".join(rows)
+    )
+
+
+def _listed(classes: Sequence[str]) -> str:
+    """Some of the classes, as no table or markup can be broken by."""
+    named = ", ".join(f"`{name.replace('`', '').replace('|', '/')}`" for name in classes[:_MOST_CLASSES])
+    return f"{len(classes)}: {named}" + (", ..." if len(classes) > _MOST_CLASSES else "")
+
+
+def _taught(recipe: Recipe, metrics: Mapping[str, Any]) -> list[str]:
+    """How well a student does beside its teachers."""
+    assert recipe.data is not None
+    test, found, task = metrics["test"], metrics["amalgamation"], plain_task(recipe.data.task)
+    rows = [
+        f"| `{one['teacher']}` | {one['images']:,} | {_percent(one['own'])} | {_percent(one['teacher_own'])} |"
+        for one in found["tasks"]
+    ]
+    return [
+        f"Taught on `{task}`. Accuracy on the {test['images']:,} test images of `{task}`, over all classes: "
+        f"{test['accuracy']:.1%}; of the teachers side by side {_percent(found['concatenated']['probability'])}, and of the "
+        f"one that knows an image's class {_percent(found['oracle'])}.",
+        "| images of the classes of | test images | student | that teacher |\n|---|---:|---:|---:|\n" + "\n".join(rows),
+        "Both of these are among that teacher's classes.",
+    ]
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
+
+
 def _trained(recipe: Recipe, metrics: Mapping[str, Any] | None) -> list[str]:
     if metrics is None or recipe.data is None:
         return ["It has not been trained since."]
+    if "amalgamation" in metrics:
+        return _taught(recipe, metrics)
     test, task = metrics["test"], plain_task(recipe.data.task)
     what = "It has not been trained since." if recipe.training is None else f"Then trained on `{task}`."
     return [f"{what} Accuracy on the {test['images']:,} test images of `{task}`: {test['accuracy']:.1%}."]

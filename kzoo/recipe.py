@@ -71,6 +71,9 @@ class SourceSection(_Section):
     submodule: str | None = Field(default=None, min_length=1, description="Only this part of the network")
     images: DataSection | None = Field(default=None, description="Unlabelled images of what it knows, for fusion")
     classes: list[str] | None = Field(default=None, description="What its outputs stand for, in order, for fusion")
+    network: str | None = Field(
+        default=None, min_length=1, description="The network of a teacher's weights, where they do not say"
+    )
 
 
 class TargetSection(_Section):
@@ -147,7 +150,7 @@ class Recipe(_Section):
         # Recipes without these are as old as recipes.
         images = [data[name] for name in IMAGES] + [source["images"] for source in sources]
         younger = [(data["target"], "edits"), *((data, name) for name in _YOUNGER)]
-        younger += [(source, name) for source in sources for name in ("submodule", "images", "classes")]
+        younger += [(source, name) for source in sources for name in ("submodule", "images", "classes", "network")]
         younger += [(section, name) for section in images if section is not None for name in ("only", "classes")]
         for section, name in younger:
             if not section[name]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from kzoo.amalgamating import AmalgamationReport
 from kzoo.building import NetworkSpec
 from kzoo.carrying import param_groups
 from kzoo.environment import environment_class, environment_text
@@ -82,7 +83,8 @@ def run_recipe(recipe: Recipe, where: Surroundings, out: Path, force: bool = Fal
             _recalibrate(start.module, recipe.recalibrate, where)
         history, metrics = _trained(recipe, start, where, out)
         recipe = _completed(recipe, threads, where, start.inputs)
-        result = Result(out, recipe, start.network, start.report, history, metrics)
+        report = start.report if start.lesson is None else start.lesson.report
+        result = Result(out, recipe, start.network, report, history, metrics)
         if writes():
             _write(result, start, where, force)
         return result
@@ -142,6 +144,12 @@ def _trained(
         if recipe.training is not None:
             raise InputError("the recipe has training but no data: name a task, such as data: {task: digits}")
         return None, None
+    key = f"{recipe.digest} {torch.get_num_threads()}"
+    if start.lesson is not None:
+        taught, metrics = start.lesson.taught(recipe, where, checkpoint_folder(out), key)
+        if taught.diverged is not None:
+            raise Diverged(taught.diverged)
+        return taught, metrics
     from kzoo.training.evaluation import evaluate
     from kzoo.training.loop import train
 
@@ -156,7 +164,7 @@ def _trained(
             recipe.training,
             groups=groups,
             checkpoint=checkpoint_folder(out),
-            key=f"{recipe.digest} {torch.get_num_threads()}",
+            key=key,
             progress=where.progress,
         )
         if history.diverged is not None:
@@ -217,8 +225,8 @@ def _write(result: Result, start: Start, where: Surroundings, force: bool) -> No
 
 
 def _labels(report: Report | None) -> Sequence[str]:
-    """What the outputs stand for, where a fusion knows it."""
-    return report.classes if isinstance(report, FusionReport) else ()
+    """What the outputs stand for, where a fusion or an amalgamation knows it."""
+    return report.classes if isinstance(report, (FusionReport, AmalgamationReport)) else ()
 
 
 def _beside(given: SideInput) -> SideInput:

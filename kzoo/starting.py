@@ -10,12 +10,14 @@ from typing import Any
 from pydantic import BaseModel
 from torch import nn
 
+from kzoo.amalgamating import AmalgamationReport, Lesson, lesson
 from kzoo.building import NetworkSpec, build_network, outline
 from kzoo.carrying import remember, source_body
 from kzoo.errors import CheckFailed, InputError, KzooWarning
 from kzoo.fusing import FusionReport, fused_start
 from kzoo.growing import example_of, grown_network, take_configuration
 from kzoo.hashing import weights_sha256
+from kzoo.methods.amalgamation.parameters import AMALGAMATION, KdParameters
 from kzoo.methods.fusion.methods import FUSION, FusionParameters
 from kzoo.methods.growth import GROWTH, GrowthReport, Material, grow
 from kzoo.methods.plan import Plan, read_plan
@@ -36,14 +38,15 @@ from kzoo.weights import TrainedNetwork
 
 #: So many images calibrate a growth where the recipe names no number, and so many are enough to try a network out.
 _CALIBRATION_IMAGES, _EXAMPLES = 2048, 2
-Report = TransferReport | GrowthReport | FusionReport
+Report = TransferReport | GrowthReport | FusionReport | AmalgamationReport
 
 
 @dataclass(frozen=True)
 class Start:
     """A network before training: what it is, the module, and the report of the method that made it.
 
-    ``files`` were measured on the way and belong to the result, ``inputs`` are what its recipe says of them.
+    ``files`` were measured on the way and belong to the result, ``inputs`` are what its recipe says of them. ``lesson`` is
+    how the network is trained, where others teach it.
     """
 
     network: NetworkSpec
@@ -51,6 +54,7 @@ class Start:
     report: Report | None = None
     inputs: tuple[SideInput, ...] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)
+    lesson: Lesson | None = None
 
 
 def started(recipe: Recipe, where: Surroundings, parameters: BaseModel) -> Start:
@@ -63,6 +67,10 @@ def started(recipe: Recipe, where: Surroundings, parameters: BaseModel) -> Start
         found = fused_start(recipe, spec, where, parameters)
         remember(found.module, found.report.shares, found.report)
         return Start(spec, found.module, found.report, found.inputs, found.files)
+    if recipe.method in AMALGAMATION:
+        assert isinstance(parameters, KdParameters)
+        spec, taught = lesson(recipe, where, parameters)
+        return Start(spec, taught.student, taught.report, lesson=taught)
     if recipe.start is not None or recipe.inputs:
         raise InputError(f"the recipe has a start, or inputs: method {recipe.method} has no use for them")
     return _grown(recipe, where, parameters) if recipe.method in GROWTH else _initialised(recipe, where, parameters)
@@ -78,8 +86,11 @@ def method_parameters(method: str, values: Mapping[str, Any]) -> BaseModel:
         return checked_parameters(method, GROWTH[method].parameters, values)
     if method in FUSION:
         return checked_parameters(method, FUSION[method], values)
+    if method in AMALGAMATION:
+        return checked_parameters(method, AMALGAMATION[method], values)
     if method not in METHODS:
-        raise InputError(f"method {method!r:.80} is unknown: expected {', '.join((*METHODS, *GROWTH, *FUSION))}")
+        known = ", ".join((*METHODS, *GROWTH, *FUSION, *AMALGAMATION))
+        raise InputError(f"method {method!r:.80} is unknown: expected {known}")
     return checked_parameters(method, METHODS[method].parameters, values)
 
 

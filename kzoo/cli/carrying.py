@@ -180,6 +180,8 @@ def show(report: Report | None, as_json: bool, quiet: bool) -> None:
     if as_json:
         print_json(report.to_dict())
         return
+    from kzoo.amalgamating import AmalgamationReport
+    from kzoo.cli.amalgamating import show_amalgamation
     from kzoo.cli.fusing import show_fusion
     from kzoo.cli.growing import show_growth
     from kzoo.fusing import FusionReport
@@ -190,6 +192,9 @@ def show(report: Report | None, as_json: bool, quiet: bool) -> None:
         return
     if isinstance(report, FusionReport):
         show_fusion(report)
+        return
+    if isinstance(report, AmalgamationReport):
+        show_amalgamation(report)
         return
     if not quiet:
         print_table(_rows(report.parts), ("target", "from", "shape", "written", "what"), right=("written",))

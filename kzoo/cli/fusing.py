@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kzoo.cli.amalgamating import AMALGAMATING, amalgamate, amalgamation_options, require_no_student
 from kzoo.cli.carrying import parameter, show, source_section, surroundings, tell_loading
 from kzoo.cli.common import as_json, complete_network, count
 from kzoo.cli.fusing_files import check_sources, fuse_unknown
@@ -31,11 +32,16 @@ _METHODS = ("weight_sum", "nonessential", "regmean", "layerwise")
     "  kzoo fuse one two --method nonessential --variant quadratic --data own --out fused\n"
     "  kzoo fuse one two --method regmean --data digits --data glyphs/digits --out fused\n"
     "  kzoo fuse cats birds --heads joined --classes tabby,siamese --classes owl,wren --out fused\n"
+    "  kzoo fuse cats birds --method cfl --student timm:resnet18 --data imagefolder:pets --epochs 20 --out student\n"
     "  kzoo fuse --check hf:user/one hf:user/two"
 )
 @click.argument("sources", nargs=-1, required=True, shell_complete=complete_network)
 @click.option(
-    "--method", type=click.Choice(_METHODS), default="weight_sum", show_default=True, help="How they are fused."
+    "--method",
+    type=click.Choice((*_METHODS, *AMALGAMATING)),
+    default="weight_sum",
+    show_default=True,
+    help="How they are fused.",
 )
 @click.option(
     "--variant", help="weight_sum: average, sum, delta_sum, scaled_delta; nonessential: threshold, winner, ..."
@@ -66,6 +72,7 @@ _METHODS = ("weight_sum", "nonessential", "regmean", "layerwise")
 @click.option("--recalibrate", metavar="TASK", help="Measure batch normalisation's statistics on images of this task.")
 @click.option("-p", "--parameter", "more", multiple=True, metavar="NAME=VALUE", help="Another parameter of the method.")
 @click.option("--network", metavar="NAME", help="The network that the weights belong to, where they do not say.")
+@amalgamation_options
 @click.option("--check", is_flag=True, help="Only tell whether they fit, from their headers; nothing is fetched.")
 @click.option("--out", type=_OUT, metavar="DIR", help="The new folder for the model; not needed with --check.")
 @click.option("--force", is_flag=True, help="Replace DIR if it exists.")
@@ -74,6 +81,9 @@ _METHODS = ("weight_sum", "nonessential", "regmean", "layerwise")
 @click.pass_obj
 def fuse(directory: Path | None, /, sources: Sequence[str], **options: Any) -> None:
     """Make one network of the trained networks SOURCES, which are of one architecture, without training.
+
+    With --method cfl or kd the sources are teachers of any architectures, each with its own --classes: a --student learns
+    what they know together, over some --epochs, from images of --data, whose labels it never sees.
 
     Each is a safetensors file, a folder that holds one, local:NAME, or a network of the Hub (hf:user/name, or a registry
     id).
@@ -95,6 +105,15 @@ def fuse(directory: Path | None, /, sources: Sequence[str], **options: Any) -> N
     from kzoo.files import require_new
 
     require_new(options["out"], options["force"])
+    if options["method"] in AMALGAMATING:
+        amalgamate(
+            directory,
+            options,
+            lambda where: _with_classes(_opened(sources, where), where, options["classes"]),
+            lambda where, start: _opened([start], where)[0],
+        )
+        return
+    require_no_student(options)
     parameters = {name: options[name] for name in ("variant", "align", "norms", "heads") if options[name] is not None}
     parameters |= dict(parameter(text) for text in options["more"])
     if fuse_unknown(directory, sources, parameters, options):
