@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from kzoo.amalgamation_facade import amalgamate
 from kzoo.carrying import remember
 from kzoo.edits import copied
 from kzoo.errors import InputError
 from kzoo.facade import Registry, open_zoo
 from kzoo.fusing import MEASURED, fusion_report
+from kzoo.methods.amalgamation.parameters import AMALGAMATION
 from kzoo.methods.fusion.classifiers import output_layer, union_of_classes, widened
 from kzoo.methods.fusion.methods import FUSION, FusionParameters, Parents
 from kzoo.methods.fusion.methods import fuse as fuse_parents
@@ -33,10 +35,12 @@ def fuse(
     images: Tensor | Sequence[Tensor] | None = None,
     classes: Sequence[Sequence[str]] | None = None,
     example: Tensor | None = None,
+    student: str | nn.Module | None = None,
+    training: Mapping[str, Any] | None = None,
     registry: Registry = None,
     **parameters: Any,
 ) -> nn.Module:
-    """One network of several of one architecture, without training; they stay as they are.
+    """One network of several of one architecture, without training; or a student of several teachers. They stay as they are.
 
     ``networks`` are torch modules, safetensors files or folders that hold one, or models of a registry. ``method`` is
     ``weight_sum`` or ``nonessential`` (reconstructed from the abstract of arXiv 1809.09399), ``regmean`` (arXiv 2212.09849)
@@ -46,11 +50,25 @@ def fuse(
     the outputs of each stand for, which ``heads="joined"`` needs. ``example`` is an input to trace with (2 x C x H x W).
     `kzoo.report` tells how alike aligned networks were, and what the outputs of the result stand for.
 
+    With ``kd`` (plain distillation) or ``cfl`` (common feature learning, a reconstruction of arXiv 1906.10546) the networks are
+    teachers of any architectures, each with its ``classes``. The ``student``, a module or a network's name, learns what
+    they know together from ``images`` of all of it (N x C x H x W, uint8 or floats that are ready), and a trained copy is
+    given back; ``training`` are settings (`kzoo.training.settings`): ``{"epochs": 20, "lr": 1e-3}``. See
+    `kzoo.methods.amalgamation.parameters` for the methods' ``parameters``.
+
     Raises:
         InputError: the networks do not fit each other, or something that the method needs is missing.
     """
+    if method in AMALGAMATION:
+        if start is not None or example is not None:
+            raise InputError(f"start and example are for fusing without training: method {method} has no use for them")
+        return amalgamate(networks, method, student, images, classes, training or {}, registry, parameters)
     if method not in FUSION:
-        raise InputError(f"method {method!r:.80} does not fuse: expected {', '.join(FUSION)}")
+        raise InputError(f"method {method!r:.80} does not fuse: expected {', '.join((*FUSION, *AMALGAMATION))}")
+    if student is not None or training is not None:
+        raise InputError(
+            f"student and training are for a student that learns (method cfl or kd): {method} trains nothing"
+        )
     chosen = checked_parameters(method, FUSION[method], parameters)
     assert isinstance(chosen, FusionParameters)
     if isinstance(networks, (nn.Module, str, Path)) or not isinstance(networks, Sequence):

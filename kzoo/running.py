@@ -146,10 +146,10 @@ def _trained(
         return None, None
     key = f"{recipe.digest} {torch.get_num_threads()}"
     if start.lesson is not None:
-        taught, metrics = start.lesson.taught(recipe, where, checkpoint_folder(out), key)
-        if taught.diverged is not None:
-            raise Diverged(taught.diverged)
-        return taught, metrics
+        taught = start.lesson.taught(recipe, where, checkpoint_folder(out), key)
+        if taught[0].diverged is not None:
+            raise Diverged(taught[0].diverged)
+        return taught
     from kzoo.training.evaluation import evaluate
     from kzoo.training.loop import train
 

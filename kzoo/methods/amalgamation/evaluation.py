@@ -32,7 +32,7 @@ def answers(student: nn.Module, panel: Panel, split: Split, batch_size: int = 25
     for one in panel.teachers:
         one.module.to(device)
     with torch.no_grad(), evaluation_mode(student):
-        for images, _ in feed.batches(torch.arange(len(split)).split(batch_size)):
+        for images, _ in feed.batches(torch.split(torch.arange(len(split)), batch_size)):
             ready = prepare(images, dtype) if images.dtype == torch.uint8 else images.to(dtype)
             told = [student(ready).float(), *(one.answer(images)[1] for one in panel.teachers)]
             found.append([each.cpu() for each in told])

@@ -55,7 +55,7 @@ class Tap:
         height = isqrt(tokens.shape[1])
         # A sequence that is no square is a grid of one row.
         height = height if height**2 == tokens.shape[1] else 1
-        return tokens.transpose(1, 2).unflatten(2, (height, tokens.shape[1] // height))
+        return tokens.transpose(1, 2).reshape(len(tokens), tokens.shape[2], height, tokens.shape[1] // height)
 
 
 def tap_of(module: nn.Module, example: Tensor) -> Tap:

@@ -31,7 +31,7 @@ class Kernels:
         """2 sigma^2 of each kernel, for squared distances 2N x 2N; nothing flows back through the median."""
         if self.sigmas:
             return [2 * sigma**2 for sigma in self.sigmas]
-        rows, columns = torch.triu_indices(*squares.shape, offset=1, device=squares.device)
+        rows, columns = torch.triu_indices(len(squares), len(squares), offset=1, device=squares.device)
         apart = squares.detach()[rows, columns]
         # Points that all coincide have no distance to go by.
         middle = apart.median().clamp(min=torch.finfo(squares.dtype).eps)

@@ -83,7 +83,7 @@ def measured(
     Raises:
         InputError: a teacher's answers are not finite, or are all the same.
     """
-    parts = images.split(_MEASURED_AT_ONCE)
+    parts = torch.split(images, _MEASURED_AT_ONCE)
     each = [[one.answer(part, grid) for part in parts] for one in teachers]
     spread = spreads([torch.cat([logits for _, logits in told]) for told in each])
     flat = next(

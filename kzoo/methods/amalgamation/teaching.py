@@ -145,6 +145,6 @@ def _ready(images: Tensor) -> Tensor:
 
 def _agreed(panel: Panel, images: Tensor) -> Tensor:
     """The class that the teachers together give each image: N."""
-    parts = images.split(64)
+    parts = torch.split(images, 64)
     told = [panel.targets([one.answer(part)[1] for one in panel.teachers], 1.0) for part in parts]
     return torch.cat(told).argmax(1)
