@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +13,25 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from kzoo.building import NetworkSpec
+from kzoo.building import NetworkSpec, build_network, outline
 from kzoo.errors import CheckFailed, InputError
 from kzoo.growing import example_of
 from kzoo.hashing import weights_sha256
+from kzoo.methods.fusion.classifiers import check_outputs, expanded_state, union_of_classes
 from kzoo.methods.fusion.importance import fisher
 from kzoo.methods.fusion.inputs import input_grams
-from kzoo.methods.fusion.methods import FusionParameters, Parents, described, fuse
-from kzoo.methods.fusion.parents import check_digests, check_parents
+from kzoo.methods.fusion.methods import Fused, FusionParameters, Parents, described, fuse
+from kzoo.methods.fusion.parents import check_classes, check_digests, check_parents
 from kzoo.methods.probing import example_images
 from kzoo.recipe import Recipe, SideInput, public_path
 from kzoo.surroundings import Surroundings
 from kzoo.trained_modules import load_trained
 from kzoo.training.batches import prepare
+from kzoo.training.evaluation import place
 from kzoo.weights import TrainedNetwork
 
-_MEASURED: Mapping[str, Callable[[nn.Module, Tensor], dict[str, Tensor]]] = {"fisher": fisher, "gram": input_grams}
+#: How what is known of a network beside its weights is measured on images.
+MEASURED: Mapping[str, Callable[[nn.Module, Tensor], dict[str, Tensor]]] = {"fisher": fisher, "gram": input_grams}
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class FusionReport:
 
     ``parents`` are what people call the networks; ``alignments`` tell for each but the first how alike its weights, or
     activations, were to the first one's ``before`` its channels were put into that one's order, and then (``similarity``);
-    ``entries`` counts learned entries. All of them come from the parents (``shares``).
+    ``entries`` counts learned entries. All of them come from the parents (``shares``). ``classes`` are what the outputs
+    stand for, where that is known.
     """
 
     method: str
@@ -46,6 +50,7 @@ class FusionReport:
     entries: int
     shares: Mapping[str, float]
     alignments: tuple[Mapping[str, Any], ...] = ()
+    classes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON data."""
@@ -76,36 +81,117 @@ def fused_start(recipe: Recipe, spec: NetworkSpec, where: Surroundings, paramete
             f"the recipe has {len(trained)} source: method {recipe.method} fuses two networks or more; to carry one "
             "network's weights into another there is kzoo transfer"
         )
+    classes = _classes(recipe, spec, where, parameters)
+    heads = head_tensors(spec, where) if parameters.heads == "joined" else ()
     check_digests(names, [one.sha256 for one in trained])
-    check_parents(names, [one.tensors for one in trained])
-    modules = [load_trained(one, spec, where.zoo, where.trust_code) for one in trained]
+    check_parents(names, [one.tensors for one in trained], heads)
+    if heads and classes:
+        for name, one, own in zip(names, trained, classes, strict=True):
+            check_outputs(name, [one.tensors[head] for head in heads], own)
+    specs = [_with_outputs(spec, one) for one in classes] if heads and classes else [spec] * len(trained)
+    modules = [load_trained(one, own, where.zoo, where.trust_code) for one, own in zip(trained, specs, strict=True)]
     needed = parameters.needs
     images = _images(recipe, where, needed)
     example = next((one[:2] for one in images if one is not None), None)
     if example is None:
-        example = example_of(spec, modules[0])
+        example = example_of(specs[0], modules[0])
     side, inputs, files = _side_inputs(recipe, where, modules, images, needed)
     parents = Parents(
         modules,
         example_images(modules[0]) if example is None else example,
-        _start(recipe, where, trained[0]) if "start" in needed else None,
+        _start(recipe, where, trained[0], heads) if "start" in needed else None,
         side.get("fisher"),
         side.get("gram"),
         [one for one in images if one is not None]
         if "images" in needed and all(one is not None for one in images)
         else None,
     )
+    if heads:
+        assert classes is not None
+        parents = _side_by_side(parents, classes, heads, lambda: build_network(spec, where.zoo, 0, where.trust_code))
     found = fuse(recipe.method, parameters, parents)
+    report = fusion_report(recipe.method, parameters, names, found, classes)
+    return FusedStart(found.module, report, tuple(inputs), files)
+
+
+def fusion_report(
+    method: str,
+    parameters: FusionParameters,
+    names: Sequence[str],
+    found: Fused,
+    classes: Sequence[Sequence[str]] | None,
+) -> FusionReport:
+    """What is told of a fusion."""
     learned = dict(found.module.named_parameters())
-    report = FusionReport(
-        recipe.method,
+    return FusionReport(
+        method,
         parameters.model_dump(exclude_none=True),
         tuple(names),
         sum(parameter.numel() for parameter in learned.values()),
         dict.fromkeys(learned, 1.0),
         tuple(described(found.alignments)),
+        tuple(union_of_classes(classes)) if classes is not None else (),
     )
-    return FusedStart(found.module, report, tuple(inputs), files)
+
+
+def head_tensors(spec: NetworkSpec, where: Surroundings) -> tuple[str, ...]:
+    """The tensors of a network's classifiers: those that have more entries where there is one more class."""
+    shapes = [
+        {name: tensor.shape for name, tensor in outline(one, where.zoo, where.trust_code).state_dict().items()}
+        for one in (spec, _with_outputs(spec, range((spec.options.classes or 0) + 1)))
+    ]
+    return tuple(name for name, shape in shapes[0].items() if shapes[1].get(name) != shape)
+
+
+def _with_outputs(spec: NetworkSpec, classes: Sequence[Any]) -> NetworkSpec:
+    return replace(spec, options=replace(spec.options, classes=len(classes)))
+
+
+def _classes(
+    recipe: Recipe, spec: NetworkSpec, where: Surroundings, parameters: FusionParameters
+) -> list[list[str]] | None:
+    """What the outputs of each parent stand for, where that is known of all.
+
+    Raises:
+        InputError: they do not fit the way in which classifiers are fused, the target, or the images to test on.
+    """
+    names = [public_path(source.path) for source in recipe.sources]
+    known = [source.classes for source in recipe.sources if source.classes is not None]
+    if len(known) < len(names):
+        if parameters.heads == "joined":
+            unnamed = next(name for name, one in zip(names, recipe.sources, strict=True) if one.classes is None)
+            raise InputError(
+                f"it is not known what the outputs of {unnamed} stand for: name its classes in order (--classes a,b,c, once for "
+                "each network)"
+            )
+        return None
+    union = union_of_classes(known)
+    if parameters.heads == "shared":
+        check_classes(names, known)
+    if spec.options.classes not in (None, len(union)):
+        raise InputError(
+            f"the target has {spec.options.classes} classes, and its parents know {len(union)}: set target.classes to that"
+        )
+    tested = None if recipe.data is None else where.data(recipe.data)
+    if tested is not None and list(tested.classes) != union:
+        raise InputError(
+            f"the outputs stand for {', '.join(union):.80}, and {tested.name} has the classes "
+            f"{', '.join(tested.classes):.80}: give the networks in the order of the classes, or other images"
+        )
+    return known
+
+
+def _side_by_side(
+    parents: Parents, classes: Sequence[Sequence[str]], heads: Sequence[str], build: Callable[[], nn.Module]
+) -> Parents:
+    """The same parents with the outputs of the union of classes, as `build` makes such a network."""
+    union = union_of_classes(classes)
+    modules = []
+    for module, names in zip(parents.modules, classes, strict=True):
+        wide = build().to(place(module)[1]).eval()
+        wide.load_state_dict(expanded_state(module.state_dict(), heads, names, union))
+        modules.append(wide)
+    return parents.joined(modules, classes, heads)
 
 
 def _images(recipe: Recipe, where: Surroundings, needed: frozenset[str]) -> list[Tensor | None]:
@@ -116,8 +202,10 @@ def _images(recipe: Recipe, where: Surroundings, needed: frozenset[str]) -> list
     return [None if split is None else prepare(split.images[torch.arange(len(split))]) for split in splits]
 
 
-def _start(recipe: Recipe, where: Surroundings, like: TrainedNetwork) -> Mapping[str, Tensor] | None:
-    """The weights that all sources were trained from.
+def _start(
+    recipe: Recipe, where: Surroundings, like: TrainedNetwork, heads: Sequence[str] = ()
+) -> Mapping[str, Tensor] | None:
+    """The weights that all sources were trained from; their classifiers may be of any size where those are joined.
 
     Raises:
         InputError: they are those of another network.
@@ -126,7 +214,7 @@ def _start(recipe: Recipe, where: Surroundings, like: TrainedNetwork) -> Mapping
         return None
     trained = where.checked(recipe.start)
     for name, tensor in like.tensors.items():
-        if name not in trained.tensors or trained.tensors[name].shape != tensor.shape:
+        if name not in heads and (name not in trained.tensors or trained.tensors[name].shape != tensor.shape):
             raise InputError(
                 f"the start {public_path(trained.name)} is no network like {public_path(like.name)}: its {name} "
                 f"{'differs in shape' if name in trained.tensors else 'is missing'}; give the weights that both began with"
@@ -145,14 +233,14 @@ def _side_inputs(
     found: dict[str, list[dict[str, Tensor]]] = {}
     inputs: list[SideInput] = []
     files: dict[str, bytes] = {}
-    for kind in sorted(needed & _MEASURED.keys()):
+    for kind in sorted(needed & MEASURED.keys()):
         each = []
         for number, (module, some) in enumerate(zip(modules, images, strict=True)):
             known = next((one for one in recipe.inputs if (one.kind, one.source) == (kind, number)), None)
             if known is not None:
                 each.append(_read(known, where.base))
             elif some is not None:
-                tensors = {name: tensor.contiguous() for name, tensor in _MEASURED[kind](module, some).items()}
+                tensors = {name: tensor.contiguous() for name, tensor in MEASURED[kind](module, some).items()}
                 content = save(tensors, metadata={"format": "pt"})
                 name = f"{kind}-{number}.safetensors"
                 files[name] = content

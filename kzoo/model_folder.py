@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +62,16 @@ def write_weights(module: nn.Module, path: Path) -> None:
 
 
 def network_config(
-    module: nn.Module, spec: NetworkSpec, extra: Mapping[str, Any], images: DataSection | None = None
+    module: nn.Module,
+    spec: NetworkSpec,
+    extra: Mapping[str, Any],
+    images: DataSection | None = None,
+    labels: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What ``config.json`` holds: how to build the network, and under ``kzoo`` how its weights came to be.
 
-    ``images`` are those that it was trained on, as timm's own transforms have to prepare others.
+    ``images`` are those that it was trained on, as timm's own transforms have to prepare others. ``labels`` are what its
+    outputs stand for.
     """
     if spec.library == "timm":
         config = _timm_config(module)
@@ -81,7 +86,19 @@ def network_config(
         # A library that builds the network by its name would build another one.
         config |= {"library_name": "kzoo", "architecture": str(spec), "model_args": _sizes(spec.options)}
         config["edits"] = [dict(edit) for edit in spec.edits]
+    if labels:
+        config["label_names"] = list(labels)
     return config | {"kzoo": dict(extra)}
+
+
+def label_names(folder: Path) -> list[str] | None:
+    """What the outputs of a folder's network stand for, where its ``config.json`` says so.
+
+    Raises:
+        InputError: the ``config.json`` cannot be read.
+    """
+    found = read_config(folder).get("label_names")
+    return [str(name) for name in found] if isinstance(found, list) and found else None
 
 
 def _sizes(options: Options) -> dict[str, int]:

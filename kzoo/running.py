@@ -18,6 +18,7 @@ from kzoo.comparing import comparison, require_comparable
 from kzoo.environment import environment_class, environment_text
 from kzoo.errors import CheckFailed, InputError
 from kzoo.files import new_folder, require_new
+from kzoo.fusing import FusionReport
 from kzoo.layout import CARD, CONFIG, ENVIRONMENT, METRICS, PLAN, RECIPE, WEIGHTS
 from kzoo.methods.growth import GrowthReport
 from kzoo.model_card import transfer_card
@@ -190,7 +191,8 @@ def _write(result: Result, start: Start, where: Surroundings, force: bool) -> No
     with new_folder(out, force) as folder:
         write_weights(module, folder / WEIGHTS)
         _write_text(
-            folder / CONFIG, _json(network_config(module, spec, extra, recipe.data if recipe.training else None))
+            folder / CONFIG,
+            _json(network_config(module, spec, extra, recipe.data if recipe.training else None, _labels(report))),
         )
         _write_text(folder / RECIPE, recipe_text(recipe))
         _write_text(folder / ENVIRONMENT, environment_text(environment_class()))
@@ -203,6 +205,11 @@ def _write(result: Result, start: Start, where: Surroundings, force: bool) -> No
         if result.metrics is not None:
             _write_text(folder / METRICS, _json(result.metrics))
     shutil.rmtree(checkpoint_folder(out), ignore_errors=True)
+
+
+def _labels(report: Report | None) -> Sequence[str]:
+    """What the outputs stand for, where a fusion knows it."""
+    return report.classes if isinstance(report, FusionReport) else ()
 
 
 def _beside(given: SideInput) -> SideInput:

@@ -128,3 +128,73 @@ def test_a_fused_network_tells_its_report(command, parents, tmp_path):
     assert {name for group in kzoo.param_groups(module) for name in group["param_names"]} == {
         name for name, _ in module.named_parameters()
     }
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory) -> Path:
+    """Networks of five classes each, from one start but for their classifiers: of 0 to 4, and of 5 to 9."""
+    from kzoo.cli.main import run
+
+    folder = tmp_path_factory.mktemp("halves")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, classes in (("low", "01234"), ("high", "56789")):
+            recipe = {
+                "target": {"model": "small:mlp-1x16", "classes": 5, "in_chans": 1, "seed": 4},
+                "method": "random",
+                "data": {**IMAGES, "size": 8, "classes": list(classes)},
+                "training": {"epochs": 20, "lr": 0.01, "batch_size": 50},
+                "threads": 1,
+            }
+            (folder / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
+            patch.setattr("sys.argv", ["kzoo", "run", str(folder / f"{name}.yaml"), "--out", str(folder / name)])
+            assert run() == 0
+    return folder
+
+
+LISTS = ("--classes", "0,1,2,3,4", "--classes", "5,6,7,8,9")
+
+
+@pytest.mark.parametrize("method", ["weight_sum", "nonessential", "layerwise"])
+def test_networks_of_other_classes_get_one_classifier_of_all(command, halves, tmp_path, method):
+    data = () if method == "weight_sum" else ("--data", "digits", "--images", 60, "--image-size", 8)
+    arguments = ("fuse", halves / "low", halves / "high", "--method", method, "--heads", "joined", *data)
+    code, _, said = command(*arguments, *LISTS, "--out", tmp_path / "out")
+    assert code == 0, said
+    low, high, out = weights(halves / "low"), weights(halves / "high"), weights(tmp_path / "out")
+    head = next(name for name in reversed(out) if name.endswith("weight") and len(out[name]) == 10)
+    assert torch.equal(out[head], torch.cat([low[head], high[head]]))
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config["label_names"] == list("0123456789")
+    assert read_recipe(tmp_path / "out/recipe.yaml").target.classes == 10
+    assert kzoo.load(tmp_path / "out")(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    assert command("run", tmp_path / "out" / "recipe.yaml", "--out", tmp_path / "again")[0] == 0
+    assert (tmp_path / "again/model.safetensors").read_bytes() == (tmp_path / "out/model.safetensors").read_bytes()
+
+
+def test_what_outputs_stand_for_is_read_beside_fused_weights(command, halves, tmp_path):
+    arguments = ("fuse", halves / "low", halves / "high", "--heads", "joined", *LISTS, "--out", tmp_path / "one")
+    assert command(*arguments)[0] == 0
+    more = ("--method", "weight_sum", "--variant", "sum", "--heads", "joined", *LISTS, "--out", tmp_path / "two")
+    assert command("fuse", halves / "low", halves / "high", *more)[0] == 0
+    assert command("fuse", tmp_path / "one", tmp_path / "two", "--out", tmp_path / "out")[0] == 0
+    assert read_recipe(tmp_path / "out/recipe.yaml").sources[1].classes == list("0123456789")
+    more = ("--heads", "joined", *LISTS[:2], *("--classes", "5,6,7,9,8"), "--out", tmp_path / "three")
+    assert command("fuse", halves / "low", halves / "high", *more)[0] == 0
+    code, _, said = command("fuse", tmp_path / "one", tmp_path / "three", "--out", tmp_path / "four")
+    assert (code, "output 8 is '8' and '9'" in said, "--heads joined" in said) == (2, True, True), said
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--heads", "joined"), "what the outputs of low stand for: name its classes"),
+        (("--heads", "joined", "--classes", "a,b"), "the classifier of low has 5 outputs, and 2 classes are named"),
+        (LISTS, "name the outputs of their shared classifier differently"),
+        (("--classes", "a", "--classes", "b", "--classes", "c"), "2 networks and 3 --classes"),
+        (("--heads", "joined", "--classes", "a,b,c,d,d"), "parent 1 names the class 'd' twice"),
+    ],
+)
+def test_classes_that_do_not_fit_are_refused(command, halves, tmp_path, more, said):
+    code, _, told = command("fuse", halves / "low", halves / "high", *more, "--out", tmp_path / "out")
+    assert (code, said in told) == (2, True), told
+    assert not (tmp_path / "out").exists()

@@ -15,6 +15,7 @@ from kzoo.errors import InputError
 if TYPE_CHECKING:
     from kzoo.fusing import FusionReport
     from kzoo.recipe import DataSection, SourceSection
+    from kzoo.surroundings import Surroundings
 
 _OUT = click.Path(path_type=Path)
 _METHODS = ("weight_sum", "nonessential", "regmean", "layerwise")
@@ -25,7 +26,8 @@ _METHODS = ("weight_sum", "nonessential", "regmean", "layerwise")
     "  kzoo fuse a.safetensors b.safetensors --network timm:resnet18 --out fused\n"
     "  kzoo fuse one two three --method weight_sum --variant average --out fused\n"
     "  kzoo fuse one two --method nonessential --variant quadratic --data digits --out fused\n"
-    "  kzoo fuse one two --method regmean --data digits --data glyphs/digits --out fused"
+    "  kzoo fuse one two --method regmean --data digits --data glyphs/digits --out fused\n"
+    "  kzoo fuse cats birds --heads joined --classes tabby,siamese --classes owl,wren --out fused"
 )
 @click.argument("sources", nargs=-1, required=True, shell_complete=complete_network)
 @click.option(
@@ -40,6 +42,14 @@ _METHODS = ("weight_sum", "nonessential", "regmean", "layerwise")
     help="Bring channels into the first network's order before, for networks that began differently.",
 )
 @click.option("--norms", type=click.Choice(["average", "fold"]), help="What becomes of batch normalisation.")
+@click.option(
+    "--heads",
+    type=click.Choice(["shared", "joined"]),
+    help="One classifier for the same classes, or the networks' own side by side.",
+)
+@click.option(
+    "--classes", multiple=True, metavar="A,B,...", help="What outputs stand for: of all, or once for each network."
+)
 @click.option("--start", metavar="SOURCE", help="The weights that all of them were trained from.")
 @click.option("--data", multiple=True, metavar="TASK", help="Unlabelled images: for all, or one task for each network.")
 @click.option("--images", type=click.IntRange(min=2), default=512, show_default=True, help="So many of them.")
@@ -65,11 +75,11 @@ def fuse(directory: Path | None, /, sources: Sequence[str], **options: Any) -> N
     from kzoo.trained_modules import trained_network
 
     require_new(options["out"], options["force"])
-    parameters = {name: options[name] for name in ("variant", "align", "norms") if options[name] is not None}
+    parameters = {name: options[name] for name in ("variant", "align", "norms", "heads") if options[name] is not None}
     parameters |= dict(parameter(text) for text in options["more"])
     method_parameters(options["method"], parameters)
     where = surroundings(directory, options["trust_code"])
-    origins = [source_section(source, where) for source in sources]
+    origins = _with_classes([source_section(source, where) for source in sources], where, options["classes"])
     first = where.open(origins[0].path, origins[0].submodule)
     spec = trained_network(first, where.zoo, options["network"], None, options["trust_code"])
     found = spec.options
@@ -78,7 +88,7 @@ def fuse(directory: Path | None, /, sources: Sequence[str], **options: Any) -> N
         start=None if options["start"] is None else source_section(options["start"], where),
         target=TargetSection(
             model=str(spec),
-            classes=found.classes,
+            classes=found.classes if options["heads"] != "joined" else _outputs(origins) or found.classes,
             in_chans=found.in_chans,
             img_size=found.img_size,
             edits=[dict(edit) for edit in spec.edits],
@@ -90,6 +100,30 @@ def fuse(directory: Path | None, /, sources: Sequence[str], **options: Any) -> N
     result = run_recipe(recipe, where, options["out"], options["force"])
     show(result.report, options["as_json"], False)
     tell_loading(result)
+
+
+def _with_classes(origins: Sequence[SourceSection], where: Surroundings, given: Sequence[str]) -> list[SourceSection]:
+    """The sources, each with what its outputs stand for, as the options or the files beside its weights say."""
+    from kzoo.model_folder import label_names
+
+    if len(given) not in (0, 1, len(origins)):
+        raise InputError(
+            f"there are {len(origins)} networks and {len(given)} --classes: give one list for all, or one for each in order"
+        )
+    said = [text.split(",") for text in given] * (len(origins) if len(given) == 1 else 1)
+    if not said:
+        shards = [where.open(one.path, one.submodule).shards for one in origins]
+        told = [label_names(files[0].parent) if files else None for files in shards]
+        return [one.model_copy(update={"classes": names}) for one, names in zip(origins, told, strict=True)]
+    return [one.model_copy(update={"classes": names}) for one, names in zip(origins, said, strict=True)]
+
+
+def _outputs(origins: Sequence[SourceSection]) -> int | None:
+    """The number of classes that all sources know together, where each says what it knows."""
+    from kzoo.methods.fusion.classifiers import union_of_classes
+
+    known = [one.classes for one in origins if one.classes is not None]
+    return len(union_of_classes(known)) if len(known) == len(origins) else None
 
 
 def _with_images(origins: Sequence[SourceSection], options: dict[str, Any], channels: int) -> list[SourceSection]:

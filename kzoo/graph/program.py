@@ -129,8 +129,8 @@ def _exported(module: nn.Module, example: tuple[Any, ...]) -> Any:
     except Exception as error:  # whatever a network's own code raises
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(
-            f"{type(module).__name__} cannot be traced ({reason:.200}): widening needs a network whose operations do not "
-            "depend on the values of its inputs; check the example input, or widen a part of the network"
+            f"{type(module).__name__} cannot be traced ({reason:.200}): which channels belong together is read off a network "
+            "whose operations do not depend on the values of its inputs; check the example input, or take a part of the network"
         ) from None
 
 

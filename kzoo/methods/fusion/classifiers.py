@@ -1,16 +1,21 @@
-"""Classifiers of parents that know different classes: one over the union of what they know."""
+"""Classifiers of parents that know different classes: one over the union of what they know.
+
+A parent's classifier is first brought to the union's outputs, with zeros for what the parent does not know, so that all
+parents are of one architecture; behind the fused trunk each class then gets the rows of the parents that know it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kzoo.errors import InputError
 from kzoo.methods.fusion.rules import mean
+from kzoo.training.evaluation import evaluation_mode
 
-State = Mapping[str, Tensor]
+_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def union_of_classes(classes: Sequence[Sequence[str]]) -> list[str]:
@@ -30,69 +35,91 @@ def union_of_classes(classes: Sequence[Sequence[str]]) -> list[str]:
     return list(dict.fromkeys(name for names in classes for name in names))
 
 
-def split_classifier(state: State, classifier: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """A state dict's trunk, and the tensors of its classifier by their own names (``weight``, ``bias``).
+def expanded(head: Tensor, names: Sequence[str], union: Sequence[str]) -> Tensor:
+    """A classifier's weight or bias (outputs first) with the outputs of the union: zeros where the parent knows nothing.
 
     Raises:
-        InputError: there is no such layer.
+        InputError: it has not as many outputs as names.
     """
-    prefix = f"{classifier}."
-    head = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    if "weight" not in head or head.keys() - {"weight", "bias"}:
-        raise InputError(
-            f"{classifier!r:.80} is not a layer with a weight and a bias: name the last layer of the parents"
-        )
-    return {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}, head
+    check_outputs("a network", [head], names)
+    wide = head.new_zeros(len(union), *head.shape[1:])
+    wide[[union.index(name) for name in names]] = head
+    return wide
 
 
-def join_classifiers(heads: Sequence[State], classes: Sequence[Sequence[str]]) -> dict[str, Tensor]:
-    """One classifier over the union of classes: the rows of each class, their mean where several parents know it.
+def check_outputs(parent: str, heads: Sequence[Tensor], names: Sequence[str]) -> None:
+    """Refuse names that are not as many as the outputs of a parent's classifiers.
 
     Raises:
-        InputError: heads and classes do not fit each other, or only some heads have a bias.
+        InputError: they are more or fewer.
+    """
+    odd = next((head for head in heads if len(head) != len(names)), None)
+    if odd is not None:
+        raise InputError(
+            f"the classifier of {parent} has {len(odd)} outputs, and {len(names)} classes are named: name each output, in order"
+        )
+
+
+def joined(heads: Sequence[Tensor], classes: Sequence[Sequence[str]]) -> Tensor:
+    """One classifier's weight or bias of several over the union's outputs: of each class what the parents that know it have.
+
+    Where several know it, that is their mean.
     """
     union = union_of_classes(classes)
-    if len(heads) != len(classes):
-        raise InputError(
-            f"there are {len(heads)} parents and {len(classes)} lists of classes: give those of each parent"
-        )
-    for number, (head, names) in enumerate(zip(heads, classes, strict=True), start=1):
-        if len(head["weight"]) != len(names):
-            raise InputError(
-                f"the classifier of parent {number} has {len(head['weight'])} outputs and {len(names)} classes: name each output"
-            )
-        if head["weight"].shape[1:] != heads[0]["weight"].shape[1:] or head.keys() != heads[0].keys():
-            raise InputError(
-                f"the classifier of parent {number} takes {tuple(head['weight'].shape[1:])} "
-                f"{'with' if 'bias' in head else 'without'} a bias, that of parent 1 "
-                f"{tuple(heads[0]['weight'].shape[1:])} {'with' if 'bias' in heads[0] else 'without'} one: expected the same"
-            )
-    joined: dict[str, Tensor] = {}
-    for part, like in heads[0].items():
-        rows = [
-            mean([head[part][names.index(name)] for head, names in _knowing(heads, classes, name)]) for name in union
-        ]
-        joined[part] = torch.stack(rows).to(like.dtype)
-    return joined
+    rows = [
+        mean([head[place] for head, names in zip(heads, classes, strict=True) if name in names])
+        for place, name in enumerate(union)
+    ]
+    return torch.stack(rows).to(heads[0].dtype)
 
 
-def _knowing(heads: Sequence[State], classes: Sequence[Sequence[str]], name: str) -> list[tuple[State, list[str]]]:
-    return [(head, list(names)) for head, names in zip(heads, classes, strict=True) if name in names]
-
-
-def fuse_private(
-    parents: Sequence[State],
-    classes: Sequence[Sequence[str]],
-    classifier: str,
-    fuse_trunks: Callable[[Sequence[State]], State],
-) -> tuple[dict[str, Tensor], list[str]]:
-    """Parents with a classifier each: the trunks fused, the classifiers joined over the union of classes, which is given too.
+def output_layer(module: nn.Module, example: Tensor) -> str:
+    """The name of the layer whose outputs are the network's.
 
     Raises:
-        InputError: there is no such classifier, or the classes do not fit.
+        InputError: no single layer gives them.
     """
-    parts = [split_classifier(parent, classifier) for parent in parents]
-    joined = join_classifiers([head for _, head in parts], classes)
-    trunk = fuse_trunks([trunk for trunk, _ in parts])
-    named = {f"{classifier}.{name}": tensor for name, tensor in joined.items()}
-    return {name: named.get(name, trunk.get(name)) for name in parents[0]}, union_of_classes(classes)  # type: ignore[misc]
+    found: dict[str, Tensor] = {}
+    handles = [
+        part.register_forward_hook(lambda _part, _taken, output, name=name: found.__setitem__(name, output))
+        for name, part in module.named_modules()
+        if isinstance(part, _LAYERS)
+    ]
+    try:
+        with torch.no_grad(), evaluation_mode(module):
+            given = module(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    same = [name for name, output in found.items() if output.numel() == given.numel() and _same(output, given)]
+    if not same:
+        raise InputError(
+            f"no single layer of {type(module).__name__} gives its outputs, so its classifier cannot be told from its trunk: "
+            "fuse networks whose last layer is their classifier, or files of networks that kzoo knows (kzoo fuse)"
+        )
+    return same[-1]
+
+
+def _same(output: Tensor, given: Tensor) -> bool:
+    return torch.equal(output.reshape(-1), given.reshape(-1))
+
+
+def widened(module: nn.Module, name: str, names: Sequence[str], union: Sequence[str]) -> None:
+    """Give a network's classifier the outputs of the union, in place.
+
+    Raises:
+        InputError: it has not as many outputs as names.
+    """
+    layer = module.get_submodule(name)
+    for part, tensor in layer.named_parameters(recurse=False):
+        setattr(layer, part, nn.Parameter(expanded(tensor.detach(), names, union), requires_grad=tensor.requires_grad))
+    for size in ("out_features", "out_channels"):
+        if hasattr(layer, size):
+            setattr(layer, size, len(union))
+
+
+def expanded_state(
+    state: Mapping[str, Tensor], heads: Sequence[str], names: Sequence[str], union: Sequence[str]
+) -> dict[str, Tensor]:
+    """Tensors by name, those of ``heads`` with the outputs of the union."""
+    return {name: expanded(tensor, names, union) if name in heads else tensor for name, tensor in state.items()}

@@ -19,6 +19,7 @@ from kzoo.edits import copied
 from kzoo.errors import InputError
 from kzoo.methods.fusion import rules
 from kzoo.methods.fusion.alignment import Alignment, match_activations, match_weights
+from kzoo.methods.fusion.classifiers import expanded_state, joined, union_of_classes
 from kzoo.methods.fusion.importance import distance, magnitude, saliency
 from kzoo.methods.fusion.inputs import null_space, permute_grams, regmean
 from kzoo.methods.fusion.layerwise import fuse_layerwise
@@ -39,6 +40,9 @@ class FusionParameters(BaseModel):
     restarts: int = Field(1, ge=0, le=1000, description="Random starts of the alignment")
     seed: int = Field(0, ge=0, lt=2**32)
     norms: Literal["average", "fold"] = Field("average", description="Fold batch normalisation into layers first")
+    heads: Literal["shared", "joined"] = Field(
+        "shared", description="One classifier for the same classes, or the parents' own side by side over the union"
+    )
 
     @property
     def needs(self) -> frozenset[str]:
@@ -49,6 +53,10 @@ class FusionParameters(BaseModel):
     def by_tensor(self) -> bool:
         """Whether every tensor is fused by itself, so that no network has to be built."""
         return False
+
+    @property
+    def _plain(self) -> bool:
+        return (self.align, self.norms, self.heads) == ("none", "average", "shared")
 
 
 class SumParameters(FusionParameters):
@@ -65,7 +73,7 @@ class SumParameters(FusionParameters):
     @property
     def by_tensor(self) -> bool:
         """See `FusionParameters.by_tensor`."""
-        return self.align == "none" and self.norms == "average"
+        return self._plain
 
     @property
     def rule(self) -> Rule:
@@ -103,7 +111,7 @@ class NonessentialParameters(FusionParameters):
     @property
     def by_tensor(self) -> bool:
         """See `FusionParameters.by_tensor`."""
-        return self.align == "none" and self.norms == "average" and self.variant != "null_space"
+        return self._plain and self.variant != "null_space"
 
     @property
     def rule(self) -> Rule:
@@ -158,7 +166,8 @@ class Parents:
 
     ``start`` is the state dict that all were trained from; ``fisher`` and ``grams`` are one mapping for each parent, by
     parameter and by layer; ``images`` one collection for each, ready for the networks (N x C x H x W). ``example`` is an
-    input to trace with.
+    input to trace with. ``classes`` are what outputs stand for, and ``heads`` the tensors of the classifiers, where these
+    are joined: all networks then have the outputs of the union of classes (`kzoo.methods.fusion.classifiers`).
     """
 
     modules: Sequence[nn.Module]
@@ -167,6 +176,20 @@ class Parents:
     fisher: Sequence[State] | None = None
     grams: Sequence[State] | None = None
     images: Sequence[Tensor] | None = None
+    classes: Sequence[Sequence[str]] | None = None
+    heads: Sequence[str] = ()
+
+    def joined(self, modules: Sequence[nn.Module], classes: Sequence[Sequence[str]], heads: Sequence[str]) -> Parents:
+        """The same parents as ``modules`` that have the outputs of the union of classes, in the tensors ``heads``."""
+        union, fisher, start = union_of_classes(classes), self.fisher, self.start
+        if fisher is not None:
+            pairs = zip(fisher, classes, strict=True)
+            fisher = [expanded_state(one, heads, names, union) for one, names in pairs]
+        if start is not None:
+            # What the classifiers began with is of no use: each class keeps the rows of those that know it.
+            wide = modules[0].state_dict()
+            start = {**start, **{name: torch.zeros_like(wide[name]) for name in heads}}
+        return replace(self, modules=modules, fisher=fisher, start=start, classes=classes, heads=heads)
 
     def require(self, needs: frozenset[str]) -> None:
         """Refuse to go on without what a method needs.
@@ -210,7 +233,11 @@ def fuse(method: str, parameters: FusionParameters, parents: Parents) -> Fused:
     if parameters.align != "none":
         parents, alignments = _aligned(parents, parameters)
     made = copied(parents.modules[0]).eval()
-    made.load_state_dict(_fused_state(method, parameters, parents))
+    state = dict(_fused_state(method, parameters, parents))
+    if parents.classes is not None:
+        states = [module.state_dict() for module in parents.modules]
+        state |= {name: joined([one[name] for one in states], parents.classes) for name in parents.heads}
+    made.load_state_dict(state)
     return Fused(made, alignments)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,35 +23,31 @@ class Header:
     dtype: str
 
 
-def header_of(state: State) -> dict[str, Header]:
-    """The headers of a state dict."""
+def header_of(state: State, heads: Collection[str] = ()) -> dict[str, Header]:
+    """The headers of a state dict; without the number of outputs, the first axis, of the tensors ``heads``."""
     return {
-        name: Header(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for name, tensor in state.items()
+        name: Header(tuple(tensor.shape[name in heads :]), str(tensor.dtype).removeprefix("torch."))
+        for name, tensor in state.items()
     }
 
 
-def check_parents(
-    names: Sequence[str], parents: Sequence[State], classes: Sequence[Sequence[str]] | None = None
-) -> None:
+def check_parents(names: Sequence[str], parents: Sequence[State], heads: Collection[str] = ()) -> None:
     """Refuse parents in memory that cannot be fused; ``names`` are what people call them.
 
-    ``classes`` are those of each parent behind one shared classifier, where they are known. Of parents with private
-    classifiers give the trunks (`split_classifier`).
+    ``heads`` are tensors of classifiers that are joined: their numbers of outputs may differ.
 
     Raises:
-        InputError: there is one parent only, one is given twice, architectures, types or classes differ, or a value is NaN
-            or infinite.
+        InputError: there is one parent only, one is given twice, architectures or types differ, or a value is NaN or
+            infinite.
     """
-    check_headers(names, [header_of(parent) for parent in parents])
+    check_headers(names, [header_of(parent, heads) for parent in parents])
     for number, parent in enumerate(parents):
         for before in range(number):
-            if all(torch.equal(parent[name], tensor) for name, tensor in parents[before].items()):
+            if all(torch.equal(parents[before][name], tensor) for name, tensor in parent.items()):
                 raise _twice(names[before], names[number])
     for parent_name, parent in zip(names, parents, strict=True):
         for name, tensor in parent.items():
             check_finite(parent_name, name, tensor)
-    if classes is not None:
-        check_classes(names, classes)
 
 
 def check_headers(names: Sequence[str], headers: Sequence[Mapping[str, Header]]) -> None:
@@ -147,7 +143,7 @@ def check_classes(names: Sequence[str], classes: Sequence[Sequence[str]]) -> Non
             )
             raise InputError(
                 f"{names[0]} and {name} name the outputs of their shared classifier differently (output {place} is "
-                f"{_class(first, place)} and {_class(known, place)}): expected one list of classes; fuse them with private classifiers"
+                f"{_class(first, place)} and {_class(known, place)}): expected one list of classes; give each its own outputs (--heads joined)"
             )
 
 

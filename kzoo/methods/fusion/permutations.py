@@ -72,9 +72,7 @@ def symmetries(module: nn.Module, example: Tensor | Sequence[Any]) -> Symmetries
     try:
         program = traced(module, example_copy(inputs))
     except InputError as error:
-        # The sentence of `traced` goes on with what widening needs.
-        why = str(error).partition(": widening")[0]
-        raise InputError(f"{why}: without that its channels cannot be aligned; fuse without alignment") from None
+        raise InputError(f"{error}, or fuse without alignment") from None
     found = propagate(program)
     _fix_unsaved(module, program, found)
     return _checked(_symmetries(module, program, found), module, inputs)

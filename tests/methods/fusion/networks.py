@@ -83,7 +83,7 @@ def of_timm(name: str) -> nn.Module:
 def trained(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
     """A network in double precision with weights as training leaves them."""
     torch.manual_seed(seed)
-    return without_chance(make_realistic(build(), seed)).double().eval()
+    return without_chance(make_realistic(build(), seed=seed)).double().eval()
 
 
 def images(count: int = 2, size: int = 8, channels: int = 3, seed: int = 0) -> Tensor:

@@ -6,63 +6,92 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import kzoo
 from kzoo.errors import InputError
-from kzoo.methods.fusion.classifiers import fuse_private, join_classifiers, union_of_classes
+from kzoo.methods.fusion.classifiers import expanded, joined, union_of_classes
 from kzoo.methods.fusion.ensembles import Ensemble
-from kzoo.methods.fusion.rules import average
-from kzoo.methods.fusion.states import fuse_states
 
 CLASSES = (["a", "b"], ["c", "b", "d"])
 
 
-def heads() -> list[dict[str, Tensor]]:
-    return [
-        {"weight": torch.tensor([[1.0, 1.0], [2.0, 2.0]]), "bias": torch.tensor([10.0, 20.0])},
-        {"weight": torch.tensor([[3.0, 3.0], [4.0, 6.0], [5.0, 5.0]]), "bias": torch.tensor([30.0, 40.0, 50.0])},
-    ]
+def networks() -> list[nn.Module]:
+    """Two networks of two and three classes, whose classifiers are written out."""
+    made = []
+    for weight, bias in (
+        ([[1.0, 1.0], [2.0, 2.0]], [10.0, 20.0]),
+        ([[3.0, 3.0], [4.0, 6.0], [5.0, 5.0]], [30.0, 40.0, 50.0]),
+    ):
+        module = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, len(bias)))
+        module[2].load_state_dict({"weight": torch.tensor(weight), "bias": torch.tensor(bias)})
+        made.append(module)
+    return made
 
 
 def test_classifiers_are_joined_over_the_union_of_classes() -> None:
-    assert union_of_classes(CLASSES) == ["a", "b", "c", "d"]
-    found = join_classifiers(heads(), CLASSES)
-    assert found["weight"].tolist() == [[1, 1], [3, 4], [3, 3], [5, 5]]
-    assert found["bias"].tolist() == [10, 30, 30, 50]
-    assert found["weight"].dtype == torch.float32
-
-
-def test_private_classifiers_on_a_fused_trunk() -> None:
-    parents = []
-    for head in heads():
-        module = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, len(head["bias"])))
-        module[1].load_state_dict(head)
-        parents.append(module.state_dict())
-    state, classes = fuse_private(parents, CLASSES, "1", lambda trunks: fuse_states(trunks, average()))
-    assert classes == ["a", "b", "c", "d"] and list(state) == list(parents[0])
-    torch.testing.assert_close(state["0.weight"], (parents[0]["0.weight"] + parents[1]["0.weight"]) / 2)
-    assert state["1.bias"].tolist() == [10, 30, 30, 50]
-    nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 4)).load_state_dict(state)
+    union = union_of_classes(CLASSES)
+    assert union == ["a", "b", "c", "d"]
+    heads = [module[2] for module in networks()]  # type: ignore[index]
+    wide = [expanded(head.weight, names, union) for head, names in zip(heads, CLASSES, strict=True)]
+    assert wide[0].tolist() == [[1, 1], [2, 2], [0, 0], [0, 0]]
+    assert wide[1].tolist() == [[0, 0], [4, 6], [3, 3], [5, 5]]
+    found = joined(wide, CLASSES)
+    assert found.tolist() == [[1, 1], [3, 4], [3, 3], [5, 5]] and found.dtype == torch.float32
 
 
 @pytest.mark.parametrize(
-    ("change", "classes", "said"),
+    ("classes", "said"),
     [
-        ({}, (["a", "b"], ["c", "d"]), "the classifier of parent 2 has 3 outputs and 2 classes"),
-        ({}, (["a", "a"], ["b", "c", "d"]), "parent 1 names the class 'a' twice"),
-        ({}, (["a", "b"], []), "parent 2 has no classes"),
-        ({}, (["a", "b"],), "there are 2 parents and 1 lists of classes"),
-        ({"weight": torch.zeros(3, 5)}, CLASSES, "parent 2 takes (5,) with a bias, that of parent 1 (2,) with one"),
+        ((["a", "a"], ["b", "c", "d"]), "parent 1 names the class 'a' twice"),
+        ((["a", "b"], []), "parent 2 has no classes"),
+        ((["a", "b"], ["c", "d"]), "has 3 outputs, and 2 classes are named"),
+        ((["a", "b"],), "there are 2 networks and 1 lists of classes"),
+        (None, "give classes, a list for each network"),
     ],
 )
-def test_classifiers_that_do_not_fit_are_refused(change: dict[str, Tensor], classes: object, said: str) -> None:
-    first, second = heads()
+def test_classes_that_do_not_fit_classifiers_are_refused(classes: object, said: str) -> None:
     with pytest.raises(InputError, match=re.escape(said)):
-        join_classifiers([first, second | change], classes)  # type: ignore[arg-type]
+        kzoo.fuse(networks(), heads="joined", classes=classes, example=torch.zeros(2, 3))  # type: ignore[arg-type]
 
 
-def test_an_unknown_classifier_is_refused() -> None:
-    state = nn.Sequential(nn.Linear(3, 2)).state_dict()
-    with pytest.raises(InputError, match="'fc' is not a layer with a weight and a bias"):
-        fuse_private([state, state], CLASSES, "fc", lambda trunks: trunks[0])
+@pytest.mark.parametrize("method", ["weight_sum", "nonessential", "regmean", "layerwise"])
+def test_private_classifiers_on_a_fused_trunk(method: str) -> None:
+    parents, images = networks(), torch.randn(40, 3, 1, 1, generator=torch.Generator().manual_seed(1))
+    flat = [nn.Sequential(nn.Flatten(), *module) for module in parents]
+    fused = kzoo.fuse(flat, method, heads="joined", classes=CLASSES, images=images)
+    assert kzoo.report(fused).classes == ("a", "b", "c", "d")
+    assert fused[3].weight.tolist() == [[1, 1], [3, 4], [3, 3], [5, 5]] and fused[3].out_features == 4
+    assert fused[3].bias.tolist() == [10, 30, 30, 50]
+    assert fused(images).shape == (40, 4) and flat[0][3].out_features == 2
+    if method == "weight_sum":
+        torch.testing.assert_close(fused[1].weight, (parents[0][0].weight + parents[1][0].weight) / 2)  # type: ignore[index]
+
+
+def test_joined_classifiers_follow_the_order_that_alignment_gives_the_trunk() -> None:
+    torch.manual_seed(0)
+    one = nn.Sequential(nn.Flatten(), nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 2))
+    order = torch.randperm(9)
+    two = nn.Sequential(nn.Flatten(), nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 3))
+    with torch.no_grad():
+        two[1].weight.copy_(one[1].weight[order])
+        two[1].bias.copy_(one[1].bias[order])
+    images = torch.randn(5, 3, 2, 2)
+    fused = kzoo.fuse(
+        [one, two], heads="joined", classes=[["a", "b"], ["c", "d", "e"]], align="weights", example=images
+    )
+    torch.testing.assert_close(fused(images), torch.cat([one(images), two(images)], dim=1))
+
+
+def test_a_network_without_a_classifier_of_its_own_is_refused() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x) * 2  # type: ignore[no-any-return]
+
+    with pytest.raises(InputError, match="no single layer of Twice gives its outputs"):
+        kzoo.fuse([Twice(), Twice()], heads="joined", classes=[["a", "b"], ["c", "d"]], example=torch.ones(2, 3))
 
 
 class Fixed(nn.Module):

@@ -24,7 +24,7 @@ def refused(names: list[str], states: list[dict[str, Tensor]], said: str) -> Non
 
 
 def test_parents_that_fit_are_accepted() -> None:
-    check_parents(["A", "B", "C"], [state(3, 4, 2, seed=seed) for seed in range(3)], [["x", "y"]] * 3)
+    check_parents(["A", "B", "C"], [state(3, 4, 2, seed=seed) for seed in range(3)])
 
 
 def test_another_architecture_is_refused_with_its_first_tensors() -> None:
@@ -71,8 +71,19 @@ def test_other_classes_behind_a_shared_classifier_are_refused() -> None:
         check_classes(["A", "B"], [["cat", "dog"], ["cat", "fish"]])
     with pytest.raises(InputError, match="output 2 is missing and 'fish'"):
         check_classes(["A", "B"], [["cat", "dog"], ["cat", "dog", "fish"]])
-    with pytest.raises(InputError, match="fuse them with private classifiers"):
-        check_parents(["A", "B"], [state(3, 2), state(3, 2, seed=1)], [["cat", "dog"], ["dog", "cat"]])
+    with pytest.raises(InputError, match="give each its own outputs"):
+        check_classes(["A", "B"], [["cat", "dog"], ["dog", "cat"]])
+
+
+def test_only_joined_classifiers_may_differ_in_outputs() -> None:
+    heads = ["layer1.weight", "layer1.bias"]
+    pair = [state(3, 4, 2), state(3, 4, 5, seed=1)]
+    check_parents(["A", "B"], pair, heads)
+    refused(["A", "B"], pair, "layer1.weight is 2x4 and 5x4; layer1.bias is 2 and 5; expected the same tensors")
+    with pytest.raises(InputError, match=re.escape("layer1.weight is 4 and 6; expected")):
+        check_parents(["A", "B"], [pair[0], pair[1] | {"layer1.weight": torch.zeros(5, 6)}], heads)
+    # A trunk that nobody trained on, as of two linear probes.
+    check_parents(["A", "B"], [pair[0], pair[0] | {name: pair[1][name] for name in heads}], heads)
 
 
 def test_headers_are_enough_to_refuse() -> None:
