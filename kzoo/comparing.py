@@ -5,17 +5,18 @@ That is each parent, their ensembles, the weights that they began with, RegMean,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kzoo.building import NetworkSpec, build_network
 from kzoo.errors import InputError
 from kzoo.fusing import fused_start
 from kzoo.methods.fusion.ensembles import Ensemble
-from kzoo.methods.fusion.methods import FUSION, FusionParameters, RegMeanParameters
+from kzoo.methods.fusion.methods import FUSION, RegMeanParameters
 from kzoo.recipe import Recipe, public_path
 from kzoo.surroundings import Surroundings, recalibrated
 from kzoo.trained_modules import load_trained
@@ -53,12 +54,13 @@ def comparison(recipe: Recipe, spec: NetworkSpec, fused: nn.Module, where: Surro
     assert recipe.data is not None and recipe.comparison is not None
     task = where.data(recipe.data)
     rows: dict[str, dict[str, Any]] = {FUSED: _row(fused, task)}
-    trained = [where.checked(source) for source in recipe.sources]
-    parents = [load_trained(one, spec, where.zoo, where.trust_code) for one in trained]
-    for number, (one, module) in enumerate(zip(trained, parents, strict=True), start=1):
-        rows[f"parent_{number}"] = {"name": public_path(one.name)} | _row(module, task)
-    rows[ENSEMBLES[0]] = _row(Ensemble(parents, "probability"), task)
-    rows[ENSEMBLES[1]] = _row(Ensemble(parents, "logit"), task)
+    classes = _own_classes(recipe)
+    parents = _parents(recipe, spec, where, classes)
+    for number, (source, module) in enumerate(zip(recipe.sources, parents, strict=True), start=1):
+        whole = module if classes is None else _AmongAll(module, classes[number - 1], task.classes)
+        rows[f"parent_{number}"] = {"name": public_path(source.path)} | _row(whole, task)
+    rows[ENSEMBLES[0]] = _row(Ensemble(parents, "probability", classes), task)
+    rows[ENSEMBLES[1]] = _row(Ensemble(parents, "logit", classes), task)
     left_out: dict[str, str] = {}
     for name, found in (
         (START, _start(recipe, spec, where)),
@@ -82,6 +84,39 @@ def shown(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield name, f"- ({reason})"
 
 
+class _AmongAll(nn.Module):
+    """A classifier of some classes as one of all: it never says another class."""
+
+    def __init__(self, module: nn.Module, own: Sequence[str], classes: Sequence[str]) -> None:
+        super().__init__()
+        self.module, self.count = module, len(classes)
+        self.places = torch.tensor([list(classes).index(name) for name in own])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of all classes: N x classes."""
+        found: Tensor = self.module(images)
+        whole = found.new_full((len(images), self.count), -torch.inf)
+        whole[:, self.places] = found
+        return whole
+
+
+def _own_classes(recipe: Recipe) -> list[list[str]] | None:
+    """What each parent's outputs stand for, where each has a classifier of its own; None where they share one."""
+    if recipe.parameters.get("heads") != "joined":
+        return None
+    return [source.classes for source in recipe.sources if source.classes is not None]
+
+
+def _parents(
+    recipe: Recipe, spec: NetworkSpec, where: Surroundings, classes: Sequence[Sequence[str]] | None
+) -> list[nn.Module]:
+    specs = [spec] * len(recipe.sources)
+    if classes is not None:
+        specs = [replace(spec, options=replace(spec.options, classes=len(own))) for own in classes]
+    pairs = zip(recipe.sources, specs, strict=True)
+    return [load_trained(where.checked(source), own, where.zoo, where.trust_code) for source, own in pairs]
+
+
 def _row(module: nn.Module, task: Task) -> dict[str, Any]:
     from kzoo.training.evaluation import evaluate
 
@@ -93,7 +128,9 @@ def _row(module: nn.Module, task: Task) -> dict[str, Any]:
 def _start(recipe: Recipe, spec: NetworkSpec, where: Surroundings) -> nn.Module | str:
     """The network with the weights that all parents began with, or why there is none."""
     if recipe.start is None:
-        return "the recipe names no start"
+        return "no common start is named (--start)"
+    if _own_classes(recipe) is not None:
+        return "its classifier is not that of all classes"
     return load_trained(where.checked(recipe.start), spec, where.zoo, where.trust_code)
 
 
@@ -102,9 +139,8 @@ def _regmean(recipe: Recipe, spec: NetworkSpec, where: Surroundings) -> nn.Modul
     grams = {each.source for each in recipe.inputs if each.kind == "gram"}
     lacking = [number for number, each in enumerate(recipe.sources) if each.images is None and number not in grams]
     if lacking:
-        return "the recipe names no images of each parent"
-    options = {name: recipe.parameters[name] for name in ("heads",) if name in RegMeanParameters.model_fields}
-    parameters: FusionParameters = RegMeanParameters.model_validate(options)
+        return "no images of each parent are named (--data)"
+    parameters = RegMeanParameters.model_validate({"heads": recipe.parameters.get("heads", "shared")})
     other = recipe.model_copy(update={"method": REGMEAN, "parameters": parameters.model_dump(exclude_none=True)})
     try:
         module = fused_start(other, spec, where, parameters).module
@@ -119,7 +155,7 @@ def _joint(recipe: Recipe, spec: NetworkSpec, where: Surroundings, task: Task) -
     """One network trained on all of the data, from the common start or the target's seed; or why there is none."""
     assert recipe.comparison is not None
     if recipe.comparison.joint is None:
-        return "the recipe does not say how it would be trained"
+        return "no training is asked for (--joint-epochs)"
     from kzoo.training.loop import train
 
     begun = _start(recipe, spec, where)
