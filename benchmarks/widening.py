@@ -15,7 +15,7 @@ import random
 import sys
 import time
 import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ MOST = {"float64": 1e-8, "float32": 1e-4}
 #: Parameters of the networks that are held back.
 MODERATE = (1e6, 40e6)
 #: Networks too large for this machine in double precision are built with fewer blocks.
-_LARGE = 200e6
+LARGE = 200e6
 _FEWER = {"depth": 2}
 
 
@@ -92,19 +92,19 @@ def one(network: str) -> dict[str, Any]:
     """Widen one network and compare; what is reported of it."""
     module, shape = build(network)
     note = ""
-    if sum(parameter.numel() for parameter in module.parameters()) > _LARGE:
+    if sum(parameter.numel() for parameter in module.parameters()) > LARGE:
         module, shape = build(network, small=True)
         note = "built with two blocks"
     images = torch.randn(4, *shape, generator=torch.Generator().manual_seed(1))
     module = make_realistic(without_chance(module), images).double().eval()
     example = images[:2].double()
-    row: dict[str, Any] = {"network": network, "parameters": _count(module), "note": note}
+    row: dict[str, Any] = {"network": network, "parameters": count(module), "note": note}
     started = time.perf_counter()
     try:
         found = widen_module(module, example, FACTOR)
     except InputError as error:
         return row | {"reason": str(error)}
-    row |= {"seconds": round(time.perf_counter() - started, 1), "wider": _count(found.module)}
+    row |= {"seconds": round(time.perf_counter() - started, 1), "wider": count(found.module)}
     row |= {"grown": len(found.grown), "left": len(found.left)}
     row["left_because"] = sorted({item["reason"] for item in found.left})
     row["edits_fit"] = _edits_fit(network, found.edits, found.module, small=bool(note))
@@ -119,7 +119,7 @@ def one(network: str) -> dict[str, Any]:
     return row | {"reason": _reason(row)}
 
 
-def _count(module: nn.Module) -> int:
+def count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
@@ -169,12 +169,12 @@ def _reason(row: dict[str, Any]) -> str:
     return ""
 
 
-def in_process(network: str) -> dict[str, Any]:
-    """One network in a process of its own, within the time limit."""
+def in_process(network: str, work: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    """What ``work`` reports of one network, in a process of its own, within the time limit."""
     # Forked, so that the libraries are loaded once.
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_tell, args=(network, sender))
+    process = context.Process(target=_tell, args=(network, work, sender))
     process.start()
     sender.close()
     try:
@@ -188,10 +188,10 @@ def in_process(network: str) -> dict[str, Any]:
     return {"network": network} | found
 
 
-def _tell(network: str, sender: Connection) -> None:
+def _tell(network: str, work: Callable[[str], dict[str, Any]], sender: Connection) -> None:
     warnings.simplefilter("ignore")
     try:
-        sender.send(one(network))
+        sender.send(work(network))
     except Exception as error:
         sender.send({"reason": f"failed: {type(error).__name__}: {error!s:.200}"})
 
@@ -285,7 +285,7 @@ def main() -> None:
             place = [at for at, row in enumerate(rows) if (row["library"], row["family"]) == (library, family)]
             if place and network not in given.only:
                 continue
-            row = {"library": library, "family": family} | in_process(network)
+            row = {"library": library, "family": family} | in_process(network, one)
             print(family, network, row.get("reason") or "widened", row.get("float64"), flush=True)
             rows[:] = sorted([*(row for at, row in enumerate(rows) if at not in place), row], key=_order)
             save(result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -198,3 +199,17 @@ def test_classes_that_do_not_fit_are_refused(command, halves, tmp_path, more, sa
     code, _, told = command("fuse", halves / "low", halves / "high", *more, "--out", tmp_path / "out")
     assert (code, said in told) == (2, True), told
     assert not (tmp_path / "out").exists()
+
+
+def test_own_images_are_those_that_a_recipe_trained_on(command, halves, tmp_path):
+    arguments = ("fuse", halves / "low", halves / "high", "--method", "regmean", "--heads", "joined", *LISTS)
+    code, _, said = command(*arguments, "--data", "own", "--images", 70, "--out", tmp_path / "out")
+    assert (code, "guess" in said) == (0, False), said
+    sources = read_recipe(tmp_path / "out/recipe.yaml").sources
+    assert [one.images.classes for one in sources] == [tuple("01234"), tuple("56789")]
+    assert {(one.images.task, one.images.train, one.images.size) for one in sources} == {("digits", 70, 8)}
+    shutil.copytree(halves / "low", tmp_path / "bare")
+    (tmp_path / "bare" / "recipe.yaml").unlink()
+    arguments = ("fuse", tmp_path / "bare", halves / "high", "--data", "own")
+    code, _, said = command(*arguments, "--method", "regmean", "--out", tmp_path / "more")
+    assert (code, "bare has no recipe that says what it was trained on" in said) == (2, True), said

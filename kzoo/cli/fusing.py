@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import click
 
 from kzoo.cli.carrying import parameter, show, source_section, surroundings, tell_loading
 from kzoo.cli.common import as_json, complete_network, count, print_json, print_table
-from kzoo.errors import InputError
+from kzoo.errors import InputError, KzooWarning
 
 if TYPE_CHECKING:
     from kzoo.fusing import FusionReport
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from kzoo.surroundings import Surroundings
 
 _OUT = click.Path(path_type=Path)
+_OWN = "own"
 _METHODS = ("weight_sum", "nonessential", "regmean", "layerwise")
 
 
@@ -26,7 +28,7 @@ _METHODS = ("weight_sum", "nonessential", "regmean", "layerwise")
     epilog="\b\nExamples:\n"
     "  kzoo fuse a.safetensors b.safetensors --network timm:resnet18 --out fused\n"
     "  kzoo fuse one two three --method weight_sum --variant average --out fused\n"
-    "  kzoo fuse one two --method nonessential --variant quadratic --data digits --out fused\n"
+    "  kzoo fuse one two --method nonessential --variant quadratic --data own --out fused\n"
     "  kzoo fuse one two --method regmean --data digits --data glyphs/digits --out fused\n"
     "  kzoo fuse cats birds --heads joined --classes tabby,siamese --classes owl,wren --out fused"
 )
@@ -52,7 +54,12 @@ _METHODS = ("weight_sum", "nonessential", "regmean", "layerwise")
     "--classes", multiple=True, metavar="A,B,...", help="What outputs stand for: of all, or once for each network."
 )
 @click.option("--start", metavar="SOURCE", help="The weights that all of them were trained from.")
-@click.option("--data", multiple=True, metavar="TASK", help="Unlabelled images: for all, or one task for each network.")
+@click.option(
+    "--data",
+    multiple=True,
+    metavar="TASK",
+    help="Unlabelled images: for all, or one task for each network; own: what each was trained on, as its recipe says.",
+)
 @click.option("--images", type=click.IntRange(min=2), default=512, show_default=True, help="So many of them.")
 @click.option("--image-size", type=click.IntRange(min=1), help="Of all images, in pixels; else the task's own.")
 @click.option("--recalibrate", metavar="TASK", help="Measure batch normalisation's statistics on images of this task.")
@@ -90,13 +97,13 @@ def fuse(directory: Path | None, /, sources: Sequence[str], **options: Any) -> N
     parameters |= dict(parameter(text) for text in options["more"])
     method_parameters(options["method"], parameters)
     where = surroundings(directory, options["trust_code"])
-    origins = _with_classes([source_section(source, where) for source in sources], where, options["classes"])
+    origins = _with_classes(_opened(sources, where), where, options["classes"])
     first = where.open(origins[0].path, origins[0].submodule)
     spec = trained_network(first, where.zoo, options["network"], None, options["trust_code"])
     found = spec.options
     recipe = Recipe(
         sources=_with_images(origins, options, found.in_chans or 3),
-        start=None if options["start"] is None else source_section(options["start"], where),
+        start=None if options["start"] is None else _opened([options["start"]], where)[0],
         target=TargetSection(
             model=str(spec),
             classes=found.classes if options["heads"] != "joined" else _outputs(origins) or found.classes,
@@ -113,6 +120,13 @@ def fuse(directory: Path | None, /, sources: Sequence[str], **options: Any) -> N
     result = run_recipe(recipe, where, options["out"], options["force"])
     _show(result, options["as_json"])
     tell_loading(result)
+
+
+def _opened(sources: Sequence[str], where: Surroundings) -> list[SourceSection]:
+    with warnings.catch_warnings():
+        # Which layer comes first decides nothing here.
+        warnings.filterwarnings("ignore", ".*the order of its layers is a guess", KzooWarning)
+        return [source_section(source, where) for source in sources]
 
 
 def _with_classes(origins: Sequence[SourceSection], where: Surroundings, given: Sequence[str]) -> list[SourceSection]:
@@ -147,8 +161,33 @@ def _with_images(origins: Sequence[SourceSection], options: dict[str, Any], chan
             f"there are {len(origins)} networks and {len(tasks)} --data: give one task for all, or one for each in order"
         )
     each = list(tasks) * (len(origins) if len(tasks) == 1 else 1) or [None] * len(origins)
-    pairs = zip(origins, each, strict=True)
-    return [one.model_copy(update={"images": _images(task, options, channels)}) for one, task in pairs]
+    images = [
+        _own_images(one, options) if task == _OWN else _images(task, options, channels)
+        for one, task in zip(origins, each, strict=True)
+    ]
+    return [one.model_copy(update={"images": some}) for one, some in zip(origins, images, strict=True)]
+
+
+def _own_images(origin: SourceSection, options: dict[str, Any]) -> DataSection:
+    """What the recipe beside a source's weights trained it on, in as many images as the options say, at most.
+
+    Raises:
+        InputError: there is no such recipe, or it trained on nothing.
+    """
+    from kzoo.layout import RECIPE
+    from kzoo.recipe import is_no_path, moved, read_recipe
+
+    path = Path(origin.path)
+    folder = path if path.is_dir() else path.parent
+    if is_no_path(origin.path) or not (folder / RECIPE).is_file():
+        raise InputError(
+            f"{origin.path} has no recipe that says what it was trained on: name its images (--data TASK, once for each)"
+        )
+    data = moved(read_recipe(folder / RECIPE), folder, Path.cwd()).data
+    if data is None:
+        raise InputError(f"the recipe of {origin.path} trains on nothing: name its images (--data TASK, once for each)")
+    count = min(data.train or options["images"], options["images"])
+    return data.model_copy(update={"train": count, "fingerprint": None})
 
 
 def _images(task: str | None, options: dict[str, Any], channels: int) -> DataSection | None:
