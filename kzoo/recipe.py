@@ -27,6 +27,7 @@ _IMAGE_FOLDER = "imagefolder:"
 _LIBRARIES = ("torch", "torchvision", "timm")
 #: Sections that recipes did not always have: without them their digests are those of recipes that never had them.
 _YOUNGER = ("calibration", "start", "inputs", "comparison")
+_YOUNGER_IMAGES = ("only", "classes", "validation", "split")
 #: The sections that name images.
 IMAGES = ("calibration", "recalibrate", "data")
 
@@ -57,6 +58,12 @@ class DataSection(_Section):
     )
     classes: tuple[str, ...] | None = Field(
         default=None, strict=False, description="The same, and the task has these classes alone, in this order"
+    )
+    validation: int | None = Field(
+        default=None, ge=1, description="Of the training images the last so many are held back"
+    )
+    split: Literal["validation"] | None = Field(
+        default=None, description="Test on the images held back, in place of the test images"
     )
 
 
@@ -151,7 +158,7 @@ class Recipe(_Section):
         images = [data[name] for name in IMAGES] + [source["images"] for source in sources]
         younger = [(data["target"], "edits"), *((data, name) for name in _YOUNGER)]
         younger += [(source, name) for source in sources for name in ("submodule", "images", "classes", "network")]
-        younger += [(section, name) for section in images if section is not None for name in ("only", "classes")]
+        younger += [(section, name) for section in images if section is not None for name in _YOUNGER_IMAGES]
         for section, name in younger:
             if not section[name]:
                 del section[name]

@@ -83,7 +83,7 @@ def load_data(section: DataSection, base: Path) -> Task:
         CheckFailed: they are others than the recipe names.
     """
     from kzoo.training.data import load_task
-    from kzoo.training.tasks import restricted
+    from kzoo.training.tasks import restricted, without_validation
 
     name = section.task
     if name.startswith("imagefolder:"):
@@ -95,7 +95,13 @@ def load_data(section: DataSection, base: Path) -> Task:
             f"the images of {section.task} are chosen by only and by classes: give one of them (labels stay what they are with "
             "only, and are counted anew with classes)"
         )
+    if section.split is not None and section.validation is None:
+        raise InputError(
+            f"the images of {section.task} are to be tested on those held back, and none are: say how many (validation)"
+        )
     task = load_task(name, **options, root=root)
+    if section.validation is not None:
+        task = without_validation(task, section.validation, tested=section.split is not None)
     names = section.only if section.only is not None else section.classes
     if names is not None:
         task = restricted(task, names, relabelled=section.classes is not None)

@@ -129,8 +129,54 @@ class ApartOptions(AboveOptions):
     second: str
 
 
+class JointOptions(Section):
+    """An arm of a study of amalgamation, and the settings that the mean is taken over; null for all.
+
+    Test accuracy over all classes, in percent.
+    """
+
+    arm: str = Field(description="An arm, or what arms are compared with: concatenated, oracle, ...")
+    settings: list[str] | None = Field(default=None, min_length=1)
+
+
+class GainOptions(JointOptions):
+    """Test accuracy of an arm less that of another over all classes, in points."""
+
+    against: str = Field(
+        description="Another arm; concatenated_probability, concatenated_logit, concatenated (the better of the two), oracle, or "
+        "teacher (the best one alone)"
+    )
+
+
+class UnlikeOptions(GainOptions):
+    """The same whatever its sign: the largest over the settings, within each seed."""
+
+
+class MatchedOptions(JointOptions):
+    """Accuracy on the images of each teacher, among its classes, less the teacher's own, in points."""
+
+    teachers: Literal["worst", "mean"] = Field(
+        default="worst", description="worst: of the teacher that is missed most, within each seed"
+    )
+
+
+class HarderOptions(GainOptions):
+    """The points gained in one setting less those in another."""
+
+    settings: None = None
+    first: str
+    second: str
+
+
 _KINDS: Mapping[str, Mapping[str, MetricKind]] = MappingProxyType(
     {
+        "amalgamation": {
+            "accuracy over all classes": MetricKind("percent", JointOptions),
+            "points gained": MetricKind("points", GainOptions),
+            "points unlike": MetricKind("points", UnlikeOptions),
+            "points beside teachers": MetricKind("points", MatchedOptions),
+            "points between settings": MetricKind("points", HarderOptions),
+        },
         "dpiat": {
             "ratio": MetricKind("ratio", RatioOptions),
             "ratio at every rate": MetricKind("ratio", RatesOptions),

@@ -21,7 +21,8 @@ def told_of(result: Result) -> Record:
     ``epochs`` are test accuracies after each epoch. Where tests between epochs were asked for, ``tests`` are all of them: step
     and accuracy. Where nothing was trained there is one, with its ``loss``. Of a network that was grown: ``network``, its model and the edits of its
     structure; ``parameters``, how many it has; ``insertions``, of DILS; and of DILS's loop ``loop``, what each step did.
-    Of a fusion that was compared: ``comparison``, the accuracy of each row.
+    Of a fusion that was compared: ``comparison``, the accuracy of each row. Of a student of several teachers:
+    ``amalgamation``, see `kzoo.methods.amalgamation.evaluation.comparison`, and the number of test ``images``.
     """
     history, metrics, training = result.history, result.metrics, result.recipe.training
     # What a transfer reports has none of these.
@@ -41,7 +42,18 @@ def told_of(result: Result) -> Record:
     if metrics is not None and "comparison" in metrics:
         rows = metrics["comparison"]["rows"]
         told["comparison"] = {name: round(row["accuracy"], 6) for name, row in rows.items()}
+    if metrics is not None and "amalgamation" in metrics:
+        told["amalgamation"] = _rounded(metrics["amalgamation"]) | {"images": metrics["test"]["images"]}
     return told if report is None else told | _growth(report, result)
+
+
+def _rounded(data: Any) -> Any:
+    """Plain data with its numbers rounded."""
+    if isinstance(data, dict):
+        return {key: _rounded(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_rounded(value) for value in data]
+    return round(data, 6) if isinstance(data, float) else data
 
 
 def _growth(report: GrowthReport, result: Result) -> Record:

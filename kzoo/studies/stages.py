@@ -266,9 +266,63 @@ _FUSION = (
     ),
 )
 
+_AMALGAMATION_TAUGHT = ("data", "teachers", "settings", "student", "training", "arms")
+_AMALGAMATION = (
+    Stage(
+        "teachers",
+        "kzoo.studies.amalgamation.teachers",
+        ("data", "teachers", "teacher_training", "seeds", "sweep"),
+        tables=("teachers.json",),
+        cached=("teachers",),
+        networks=True,
+        computes=True,
+        desc="The teachers: for every seed one of each, trained on some classes alone",
+    ),
+    Stage(
+        "sweep",
+        "kzoo.studies.amalgamation.rates",
+        (*_AMALGAMATION_TAUGHT, "sweep"),
+        inputs=("teachers.json", "teachers"),
+        tables=("sweep.json",),
+        networks=True,
+        computes=True,
+        desc="Every learning rate for every arm, tested on images that are held back",
+    ),
+    Stage(
+        "train",
+        "kzoo.studies.amalgamation.trainings",
+        (*_AMALGAMATION_TAUGHT, "seeds", "keep"),
+        inputs=("teachers.json", "teachers", "sweep.json"),
+        tables=("train.json",),
+        cached=("models",),
+        networks=True,
+        computes=True,
+        desc="A student by every arm of every setting and seed, beside teachers, concatenated teachers and labels",
+    ),
+    Stage(
+        "evaluate",
+        "kzoo.studies.amalgamation.evaluation",
+        ("teachers", "settings", "arms", "seeds", "shown"),
+        inputs=("sweep.json", "train.json"),
+        tables=("metrics.json",),
+        files=(CLAIMS,),
+        desc="The claims' metrics with their intervals, tables and figures",
+    ),
+    Stage(
+        "card",
+        "kzoo.studies.cards",
+        ("publish",),
+        inputs=("models", "metrics.json"),
+        tables=("card.json",),
+        cached=("model",),
+        files=(CLAIMS,),
+        desc="The model that is published, with a card that tells the claims",
+    ),
+)
+
 #: The stages of each kind of study, in order.
 STAGES: Mapping[str, tuple[Stage, ...]] = MappingProxyType(
-    {"dpiat": _DPIAT, "fusion": _FUSION, "growth": _GROWTH, "zoo": _ZOO}
+    {"amalgamation": _AMALGAMATION, "dpiat": _DPIAT, "fusion": _FUSION, "growth": _GROWTH, "zoo": _ZOO}
 )
 _RUNS = {"fusion": "fuse.json"}
 

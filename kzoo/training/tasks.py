@@ -113,11 +113,33 @@ def restricted(task: Task, names: Sequence[str], *, relabelled: bool = False) ->
     places[[task.classes.index(name) for name in names]] = torch.arange(len(names))
     splits = []
     for split in (task.train, task.test):
-        kept = (places[split.labels] >= 0).nonzero().flatten()
-        images = split.images[kept] if isinstance(split.images, Tensor) else SomeImages(split.images, kept)
-        labels = split.labels[kept]
-        splits.append(Split(images, places[labels] if relabelled else labels))
+        kept = _some(split, (places[split.labels] >= 0).nonzero().flatten())
+        splits.append(Split(kept.images, places[kept.labels]) if relabelled else kept)
     return make_task(task.name, tuple(names) if relabelled else task.classes, *splits)
+
+
+def without_validation(task: Task, count: int, *, tested: bool = False) -> Task:
+    """The task without its last ``count`` training images; ``tested``: with these in place of its test images.
+
+    So a choice can be made on images that are neither trained on nor tested on in the end.
+
+    Raises:
+        InputError: that leaves none to train on.
+    """
+    rest = len(task.train) - count
+    if rest < 1:
+        raise InputError(
+            f"{task.name} has {len(task.train):,} training images, of which {count:,} are to be held back: hold back fewer"
+        )
+    places = torch.arange(len(task.train))
+    held = _some(task.train, places[rest:]) if tested else task.test
+    return make_task(task.name, task.classes, _some(task.train, places[:rest]), held)
+
+
+def _some(split: Split, places: Tensor) -> Split:
+    """The images of a split at some places; those in files are read when they are asked for."""
+    images = split.images[places] if isinstance(split.images, Tensor) else SomeImages(split.images, places)
+    return Split(images, split.labels[places])
 
 
 def library(name: str) -> Any:

@@ -1,0 +1,1 @@
+"""Knowledge amalgamation: does a student of several teachers, without labels, know what they know together?"""
