@@ -22,9 +22,7 @@ from tests.amalgamation import digits, network, teachers
 CLASSES = "0123456789"
 
 
-def taught(
-    parameters: KdParameters, student: str = "small:resnet-1x8", **choices: Any
-) -> tuple[nn.Module, Taught]:
+def taught(parameters: KdParameters, student: str = "small:resnet-1x8", **choices: Any) -> tuple[nn.Module, Taught]:
     """A student of two teachers, after two short epochs unless ``settings`` say otherwise."""
     values = {"epochs": 2, "lr": 3e-3, "batch_size": 64, "threads": 1} | choices.pop("settings", {})
     panel = choices.pop("teachers", None) or teachers()
@@ -168,7 +166,7 @@ def test_the_comparison_by_hand() -> None:
 
 
 def test_the_official_preset_teaches_too_with_a_rate_for_the_classifier() -> None:
-    module, found = taught(CflParameters(preset="official", aligned=16, common=8), settings={"epochs": 1})
+    _, found = taught(CflParameters(preset="official", aligned=16, common=8), settings={"epochs": 1})
     assert set(found.history.epochs[0].lr) == {"student", "head", "beside"}
     rates = found.history.epochs[0].lr
     assert (rates["head"], rates["beside"]) == pytest.approx((10 * rates["student"], 5 * rates["student"]))
