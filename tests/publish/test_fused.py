@@ -341,6 +341,52 @@ def test_what_was_measured_beside_it_is_published_and_not_measured_again(
     assert (code, json.loads(out)["verdict"], "is not measured again" in said) == (0, "identical", True), said
 
 
+_DIGITS = ("--data", "digits", "--images", 20, "--image-size", 16)
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "files", "said"),
+    [
+        ("regmean", _DIGITS, ["gram-0.safetensors", "gram-1.safetensors"], "jin2023dataless"),
+        ("layerwise", _DIGITS, [], "it is kzoo's own"),
+        ("nonessential", (*_DIGITS, "--align", "weights"), list(FISHERS), "by weights that are alike"),
+        (
+            "nonessential",
+            (*_DIGITS, "--heads", "joined", "--classes", "a,b,c,d,e,f,g,h,i,j", "--classes", "j,k,l,m,n,o,p,q,r,s"),
+            list(FISHERS),
+            "`tester/two` knows `j`, `k`",
+        ),
+        (
+            "weight_sum",
+            ("--align", "weights", "--norms", "fold", "--recalibrate", "digits"),
+            [],
+            "folded into the layers",
+        ),
+    ],
+    ids=["regmean", "layerwise", "aligned", "joined", "folded"],
+)
+def test_every_method_is_published_and_made_again(
+    family: Hub,
+    command: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    more: tuple[Any, ...],
+    files: list[str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = f"tester/{method}{len(family.store.repos)}"
+    code, _, notes = command("fuse", "hf:tester/one", "hf:tester/two", "--method", method, *more, "--out", "made")
+    assert code == 0, notes
+    code, _, notes = command("publish", "made", "--repo", name)
+    assert code == 0, notes
+    assert [each for each in family.head(name).files if each.startswith(("fisher", "gram"))] == files
+    assert said in card_of(family, name)[1]
+    code, out, notes = command("rebuild", name, "--json")
+    assert (code, json.loads(out)["verdict"]) == (0, "identical"), notes
+
+
 def test_licenses_that_contradict_each_other_block(
     family: Hub, command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
