@@ -10,6 +10,8 @@ METRICS, PLAN = "metrics.json", "plan.json"
 #: The class of machine that made it; and the pictures, which `kzoo card` draws: of the matching, or of what a fused network was
 #: measured beside.
 ENVIRONMENT, PICTURE, COMPARISON = "environment.yaml", "matching.svg", "comparison.svg"
+#: The target of recipes that fuse weights of networks that kzoo does not know, and what their results call the network.
+TENSORS = "tensors"
 _SIDE_INPUT = re.compile(r"(?:fisher|gram)-(?:0|[1-9][0-9]{0,3})\.safetensors", re.ASCII)
 
 

@@ -46,6 +46,11 @@ def missing_files(lock: Lock) -> list[LockedFile]:
     return [file for file in lock.files if (held := _held(lock, file)) is None or not _is(held, file)]
 
 
+def absent_files(lock: Lock) -> list[LockedFile]:
+    """The files of a lock that are not in the client's cache, by their sizes alone: nothing is read, and nobody is asked."""
+    return [file for file in lock.files if (held := _held(lock, file)) is None or held.stat().st_size != file.size]
+
+
 def pull(lock: Lock, missing: Sequence[LockedFile], progress: Progress) -> Pulled:
     """Fetch the files of a locked network that are not in the client's cache, and verify each.
 

@@ -292,7 +292,7 @@ def read_facts(
     files = _files(folder, recipe)
     fusion = _fusion(found, weights, files)
     picture = PICTURE if fusion is None else COMPARISON
-    parents = tuple(_parent(source, folder, zoo) for source in recipe.sources)
+    parents = tuple(source_parent(source, folder, zoo) for source in recipe.sources)
     return CardFacts(
         title=repository.rpartition("/")[2] if repository else found.network,
         repository=repository,
@@ -321,7 +321,7 @@ def read_facts(
         obstacles=obstacles(recipe),
         picture=picture if (folder / picture).is_file() else None,
         files=files,
-        start=None if recipe.start is None else _parent(recipe.start, folder, zoo),
+        start=None if recipe.start is None else source_parent(recipe.start, folder, zoo),
         fusion=fusion,
     )
 
@@ -393,7 +393,8 @@ def _relation(recipe: Recipe) -> str | None:
     return "merge" if len(recipe.sources) > 1 or recipe.method in _MERGING else "finetune"
 
 
-def _parent(source: SourceSection, folder: Path, zoo: Callable[[], Zoo] | None) -> Parent:
+def source_parent(source: SourceSection, folder: Path, zoo: Callable[[], Zoo] | None) -> Parent:
+    """A source of the recipe in ``folder``, with what registries and locks tell of its license."""
     path = source.path
     if path.startswith("hf:"):
         return _from_hub(source, zoo)
@@ -517,7 +518,7 @@ def _baseline(other: _Folder, ours: _Folder, zoo: Callable[[], Zoo] | None) -> B
     return Baseline(
         method=other.recipe.method,
         parameters=other.recipe.parameters,
-        sources=tuple(_parent(source, other.path, zoo).name for source in other.recipe.sources),
+        sources=tuple(source_parent(source, other.path, zoo).name for source in other.recipe.sources),
         epochs=other.recipe.training.epochs if other.recipe.training is not None else 0,
         metrics=other.metrics,
         remarks=tuple(_differences(other, ours)),
