@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 
@@ -15,13 +14,11 @@ from kzoo.errors import InputError
 from kzoo.hub.names import PREFIX, parse_wanted
 from kzoo.hub.repositories import is_commit
 from kzoo.layout import PLAN, side_input
+from kzoo.methods.fusion.parameters import FUSION, FusionParameters
 from kzoo.publish.papers import method_of
 from kzoo.readers.files import SMALL
 from kzoo.readers.libraries import LIBRARIES
 from kzoo.recipe import IMAGES, DataSection, Recipe, SourceSection, plain_task, public_path
-
-if TYPE_CHECKING:
-    from kzoo.methods.fusion.methods import FusionParameters
 
 #: By field: more than any result that is worth publishing needs.
 _MOST = {
@@ -145,8 +142,6 @@ def _fusion_faults(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 def _parameters(recipe: Recipe) -> FusionParameters:
     """What a method of fusion is told; the defaults where that is wrong, which running it will say."""
-    from kzoo.methods.fusion.methods import FUSION
-
     try:
         return FUSION[recipe.method].model_validate(recipe.parameters)
     except ValidationError:

@@ -17,7 +17,7 @@ import torch
 import yaml
 from safetensors.torch import load, save
 
-from kzoo.methods.fusion.methods import FUSION
+from kzoo.methods.fusion.parameters import FUSION
 from kzoo.publish.papers import METHODS
 from tests.hub.client import environment, patch
 from tests.hub.server import Hub
@@ -233,6 +233,7 @@ HOSTILE = {
     "a network above": ("sources", {"path": "../one/model.safetensors"}),
     "networks without end": ("sources", [SOURCE] * 101),
     "training without end": ("comparison", {"joint": {"epochs": 50_000}}),
+    "weights of no known network": ("target", {"model": "tensors"}),
     "a method that has no use for them": ("method", "dpiat"),
 }  # fmt: skip
 
@@ -395,6 +396,16 @@ def test_licenses_that_contradict_each_other_block(
     code, _, said = command("publish", "blocked", "--repo", "tester/blocked")
     assert (code, "tester/one" in said, "tester/gnu" in said) == (1, True, True), said
     assert "may not be published" in said and "tester/blocked" not in family.store.repos
+
+
+def test_weights_of_a_network_that_kzoo_does_not_know_are_left_to_their_maker(command: Any, tmp_path: Path) -> None:
+    for name, value in (("one", 1.0), ("two", 2.0)):
+        (tmp_path / f"{name}.safetensors").write_bytes(save({"layers.0.weight": torch.full((3, 3), value)}))
+    sources = (tmp_path / "one.safetensors", tmp_path / "two.safetensors")
+    code, _, said = command("fuse", *sources, "--out", tmp_path / "out")
+    assert code == 0, said
+    code, _, said = command("publish", tmp_path / "out", "--repo", "tester/unknown", "--dry-run")
+    assert (code, said.count("Error: "), "a network that kzoo does not know" in said) == (2, 1, True), said
 
 
 def test_files_that_changed_since_are_not_published(
