@@ -21,6 +21,7 @@ from kzoo.methods.fusion.parameters import FUSION
 from kzoo.publish.papers import METHODS
 from tests.hub.client import environment, patch
 from tests.hub.server import Hub
+from tests.hub.storage import File
 
 IMAGES = {"task": "digits", "train": 100, "test": 100, "size": 16, "channels": 1}
 SHA = "0" * 64
@@ -66,7 +67,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
         yield hub
 
 
-def again(hub: Hub, name: str, files: dict[str, bytes | None]) -> str:
+def again(hub: Hub, name: str, files: dict[str, bytes | File | None]) -> str:
     """A page like that of ``tester/weighed`` with other files, under another name."""
     there = hub.head("tester/weighed").files
     hub.add_repo(f"tester/{name}", {path: there[path].read() for path in there} | files, private=True)
@@ -183,6 +184,18 @@ def test_a_file_that_is_another_is_refused_before_anything_is_fetched(family: Hu
     assert (code, f"{FISHERS[1]} is not there" in said, fetched(log)) == (2, True, 0), said
 
 
+def test_a_small_file_that_lies_in_git_itself_is_read_and_compared(family: Hub, command: Any) -> None:
+    there = family.read("tester/weighed", FISHERS[1])
+    name = again(family, "plain", {FISHERS[1]: File(there, lfs=False)})
+    assert family.head(name).files[FISHERS[1]].lfs is False
+    code, out, said = command("rebuild", name, "--json")
+    assert (code, json.loads(out)["verdict"]) == (0, "identical"), said
+    other = forged(there, **{"classifier.2.bias": torch.ones(10).double()})
+    name = again(family, "plain_forged", {FISHERS[1]: File(other, lfs=False)})
+    code, _, said = command("rebuild", name)
+    assert (code, "but the recipe was made with" in said) == (1, True), said
+
+
 @pytest.mark.parametrize(
     ("change", "code", "message"),
     [
@@ -257,9 +270,7 @@ def test_a_hostile_recipe_is_refused_before_anything_is_fetched(
 
 
 def test_a_file_of_ten_gigabytes_is_not_fetched(family: Hub, command: Any) -> None:
-    from tests.hub.storage import File
-
-    name = again(family, "large", {FISHERS[1]: File(b"x", size=10**10, lfs=True)})  # type: ignore[dict-item]
+    name = again(family, "large", {FISHERS[1]: File(b"x", size=10**10, lfs=True)})
     with family.log.recording() as log:
         code, _, said = command("rebuild", name)
     assert (code, "10,000,000,000 bytes, more than the" in said, fetched(log)) == (2, True, 0), said
