@@ -243,6 +243,7 @@ HOSTILE = {
     "images elsewhere": ("sources", {"images": {"task": "mnist", "root": "/"}}),
     "a folder of images": ("sources", {"images": {"task": "imagefolder:../.."}}),
     "images without end": ("sources", {"images": {"task": "digits", "size": 4096, "train": 10_000_000}}),
+    "an image without end": ("sources", {"images": {"task": "digits", "size": 4096, "channels": 4096}}),
     "a network above": ("sources", {"path": "../one/model.safetensors"}),
     "networks without end": ("sources", [SOURCE] * 101),
     "training without end": ("comparison", {"joint": {"epochs": 50_000}}),
@@ -283,7 +284,16 @@ def test_images_that_nobody_has_are_no_obstacle_where_they_are_not_needed(family
     name = again(family, "private", {"recipe.yaml": yaml.safe_dump(recipe).encode()})
     code, out, said = command("rebuild", name, "--json")
     assert (code, json.loads(out)["verdict"]) == (0, "identical"), said
-    recipe["parameters"]["align"] = "activations"
+    recipe["start"] = {"path": "mine.safetensors", "sha256": SHA}
+    name = again(family, "spare", {"recipe.yaml": yaml.safe_dump(recipe).encode()})
+    code, out, said = command("rebuild", name, "--json")
+    assert (code, json.loads(out)["verdict"]) == (0, "identical"), said
+    recipe["parameters"]["importance"] = "distance"
+    name = again(family, "begun", {"recipe.yaml": yaml.safe_dump(recipe).encode()})
+    code, _, said = command("rebuild", name)
+    assert (code, "start.path: 'mine.safetensors' is a file of its maker's" in said) == (2, True), said
+    del recipe["start"]
+    recipe["parameters"] |= {"align": "activations", "importance": "fisher"}
     name = again(family, "needed", {"recipe.yaml": yaml.safe_dump(recipe).encode()})
     code, _, said = command("rebuild", name)
     assert (code, "sources.0.images.task: it needs images of its maker's" in said) == (2, True), said
