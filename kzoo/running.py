@@ -19,7 +19,7 @@ from kzoo.environment import environment_class, environment_text
 from kzoo.errors import CheckFailed, InputError
 from kzoo.files import new_folder, require_new
 from kzoo.fusing import FusionReport
-from kzoo.layout import CARD, CONFIG, ENVIRONMENT, METRICS, PLAN, RECIPE, WEIGHTS
+from kzoo.layout import CARD, CONFIG, ENVIRONMENT, METRICS, PLAN, RECIPE, WEIGHTS, side_input
 from kzoo.methods.growth import GrowthReport
 from kzoo.model_card import transfer_card
 from kzoo.model_folder import network_config, write_weights
@@ -92,7 +92,7 @@ def run_recipe(recipe: Recipe, where: Surroundings, out: Path, force: bool = Fal
 
 def _spare_sources(recipe: Recipe, where: Surroundings, out: Path) -> None:
     """Refuse to replace the folder that a source lies in: its recipe could never be run again."""
-    for source in recipe.sources:
+    for source in [*recipe.sources, *([recipe.start] if recipe.start is not None else [])]:
         if any(
             shard.resolve().is_relative_to(out.resolve()) for shard in where.open(source.path, source.submodule).shards
         ):
@@ -108,7 +108,8 @@ def _completed(recipe: Recipe, threads: int, where: Surroundings, inputs: Sequen
     """The recipe with what the run adds: threads, versions, fingerprints of images, and files that were measured."""
     sources = [
         source
-        if source.images is None
+        # Images that nothing looked at are not fetched only to be known.
+        if source.images is None or source.images not in where.drawn
         else source.model_copy(
             update={"images": source.images.model_copy(update={"fingerprint": where.data(source.images).fingerprint})}
         )
@@ -228,7 +229,7 @@ def _labels(report: Report | None) -> Sequence[str]:
 
 def _beside(given: SideInput) -> SideInput:
     """What was measured of a source, as a file in the result's folder."""
-    return given.model_copy(update={"path": f"{given.kind}-{given.source}.safetensors"})
+    return given.model_copy(update={"path": side_input(given.kind, given.source)})
 
 
 def _origin(where: Surroundings, recipe: Recipe) -> str:
