@@ -200,7 +200,10 @@ def _write(result: Result, start: Start, where: Surroundings, force: bool) -> No
         "transferred": {key: round(share, 6) for key, share in report.shares.items()} if report else {},
     }
     with new_folder(out, force) as folder:
-        write_weights(module, folder / WEIGHTS)
+        if start.write is not None:
+            start.write(folder)
+        else:
+            write_weights(module, folder / WEIGHTS)
         _write_text(
             folder / CONFIG,
             _json(network_config(module, spec, extra, recipe.data if recipe.training else None, _labels(report))),
@@ -212,7 +215,10 @@ def _write(result: Result, start: Start, where: Surroundings, force: bool) -> No
             (folder / PLAN).write_bytes((where.base / plan.path).read_bytes())
         for each in result.recipe.inputs:
             name = _beside(each).path
-            (folder / name).write_bytes(start.files.get(name) or (where.base / each.path).read_bytes())
+            if name in start.files:
+                (folder / name).write_bytes(start.files[name])
+            else:
+                shutil.copyfile(where.base / each.path, folder / name)
         if result.metrics is not None:
             _write_text(folder / METRICS, _json(result.metrics))
     shutil.rmtree(checkpoint_folder(out), ignore_errors=True)
