@@ -30,7 +30,7 @@ def pair(tmp_path_factory) -> Path:
     from kzoo.cli.main import run
 
     folder = tmp_path_factory.mktemp("teachers")
-    recipes = (("low", "small:vgg-1x8", "01234", 6), ("high", "small:mobilenet-1x8", "56789", 12))
+    recipes = (("low", "small:vgg-1x8", "01234", 6), ("high", "small:mobilenet-1x8", "56789", 7))
     with pytest.MonkeyPatch.context() as patch:
         for name, model, classes, epochs in recipes:
             recipe = {
