@@ -48,7 +48,7 @@ class TeacherReport:
 class AmalgamationReport:
     """What an amalgamation did.
 
-    ``classes`` are what the student's outputs stand for; ``entries`` counts its learned entries, ``beside`` those of the
+    ``classes`` are what the student's outputs stand for, in order; ``entries`` counts its learned entries, ``beside`` those of the
     parts that only training had. Nothing was carried over (``shares``): the student learned all of it.
     """
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +209,31 @@ def test_a_teacher_that_breaks_on_some_image_is_named() -> None:
     panel[1] = dataclasses.replace(panel[1], tap=dataclasses.replace(panel[1].tap, layer="norm"))
     with pytest.raises(InputError, match="the teacher small:vit-2x32 gives features or logits that are not finite"):
         taught(KdParameters(), teachers=panel)
+
+
+# Several processes
+
+PARALLEL = """
+import os, sys
+from pathlib import Path
+from kzoo.methods.amalgamation.parameters import CflParameters, KdParameters
+from kzoo.training.evaluation import evaluate
+from tests.amalgamation import digits
+from tests.methods.amalgamation.test_teaching import taught
+
+for parameters in (KdParameters(), CflParameters()):
+    student, found = taught(parameters)
+    sums = [float(value.double().sum()) for value in student.parameters()]
+    Path(sys.argv[1], os.environ["RANK"]).open("a").write(f"{sums} {found.history.to_dict(timings=False)}\\n")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_teach_one_student(tmp_path: Path) -> None:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python"]
+    command = [sys.executable, *launch, sys.executable, "-c", PARALLEL, str(tmp_path)]
+    root = Path(__file__).parent.parent.parent.parent
+    environment = {**os.environ, "PYTHONPATH": str(root), "ACCELERATE_USE_CPU": "true"}
+    subprocess.run(command, cwd=root, env=environment, timeout=180, check=True)
+    one, two = ((tmp_path / rank).read_text() for rank in "01")
+    assert one == two and one.count("\n") == 2
