@@ -166,6 +166,19 @@ def test_a_student_may_begin_with_weights_and_a_teacher_may_take_other_images(co
     assert out["fc.weight"].shape[0] == 10
 
 
+def test_a_strangers_recipe_may_begin_a_student_but_not_name_code(pair) -> None:
+    from kzoo.publish.trust import require_harmless
+    from kzoo.recipe import Recipe
+
+    known = {"path": f"hf:somebody/one@{'0' * 40}", "sha256": "1" * 64, "classes": list("01234")}
+    other = {**known, "path": f"hf:somebody/two@{'0' * 40}", "classes": list("56789"), "network": "small:vit-2x32"}
+    given = recipe(pair, sources=[known, other], start={"path": "local:digits-vit-2x32", "sha256": "2" * 64})
+    require_harmless(Recipe.model_validate(given), "it")
+    other["network"] = "py:their.module:factory"
+    with pytest.raises(InputError, match=r"sources\.1\.network: 'py:their\.module:factory' names no network"):
+        require_harmless(Recipe.model_validate(given), "it")
+
+
 def digest(path: Path) -> str:
     from kzoo.hashing import weights_sha256
 

@@ -14,6 +14,7 @@ from kzoo.errors import InputError
 from kzoo.hub.names import PREFIX, parse_wanted
 from kzoo.hub.repositories import is_commit
 from kzoo.layout import PLAN, side_input
+from kzoo.methods.amalgamation.parameters import AMALGAMATION
 from kzoo.methods.fusion.parameters import FUSION, FusionParameters
 from kzoo.publish.papers import method_of
 from kzoo.readers.files import SMALL
@@ -93,6 +94,8 @@ def _faults(recipe: Recipe) -> Iterator[tuple[str, str]]:
         problem = _source_problem(source.path)
         if problem and not (name == "start" and _is_only_a_name(source.path) and not needs_start(recipe)):
             yield f"{name}.path", problem
+        if source.network is not None and source.network.partition(":")[0] not in (*LIBRARIES, SMALL):
+            yield f"{name}.network", f"{source.network!r:.80} names no network of timm, torchvision or kzoo"
         if source.images is not None:
             found = _data_faults(source.images, name in used)
             yield from ((f"{name}.images.{field}", problem) for field, problem in found)
@@ -111,6 +114,8 @@ def _faults(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 def needs_start(recipe: Recipe) -> bool:
     """Whether the start of a recipe decides its weights, and not only what they are put beside."""
+    if recipe.method in AMALGAMATION:
+        return recipe.start is not None
     return method_of(recipe.method).fuses and "start" in _parameters(recipe).needs
 
 
@@ -127,7 +132,7 @@ def _sources(recipe: Recipe) -> dict[str, SourceSection]:
 def _fusion_faults(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """What is wrong with the files that a fusion reads beside the networks, all of which lie beside the recipe."""
     if not method_of(recipe.method).fuses:
-        if recipe.inputs or recipe.start is not None:
+        if recipe.inputs or (recipe.start is not None and recipe.method not in AMALGAMATION):
             yield "inputs" if recipe.inputs else "start", f"method {recipe.method:.80} has no use for it"
         return
     if len(recipe.inputs) > len(_MEASURED) * len(recipe.sources):

@@ -29,7 +29,9 @@ class KdParameters(BaseModel):
     head_rate: float = Field(
         1.0, gt=0, description="What the learning rate is taken times for the student's classifier"
     )
-    cache: float = Field(4.0, ge=0, description="Teachers' answers are kept on disk up to so many GiB; 0 keeps none")
+    cache: float = Field(
+        4.0, ge=0, le=1024, description="Teachers' answers are kept on disk up to so many GiB; 0 keeps none"
+    )
 
     @property
     def compared(self) -> bool:
