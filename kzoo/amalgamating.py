@@ -48,7 +48,7 @@ class TeacherReport:
 class AmalgamationReport:
     """What an amalgamation did.
 
-    ``classes`` are what the student's outputs stand for; ``entries`` counts its learned entries, ``beside`` those of the
+    ``classes`` are what the student's outputs stand for, in order; ``entries`` counts its learned entries, ``beside`` those of the
     parts that only training had. Nothing was carried over (``shares``): the student learned all of it.
     """
 
@@ -145,7 +145,7 @@ def lesson(recipe: Recipe, where: Surroundings, parameters: KdParameters) -> tup
         )
     trained = [where.checked(source) for source in recipe.sources]
     names = called(recipe, trained)
-    check_digests(names, [one.sha256 for one in trained])
+    check_digests([source.path for source in recipe.sources], [one.sha256 for one in trained])
     known = [_named_classes(source, name) for source, name in zip(recipe.sources, names, strict=True)]
     task = where.data(recipe.data)
     classes = _joint_classes(known, task)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,17 +21,23 @@ from kzoo.methods.fusion.importance import fisher
 from kzoo.methods.fusion.inputs import input_grams
 from kzoo.methods.fusion.methods import Fused, FusionParameters, Parents, described, fuse
 from kzoo.methods.fusion.parents import check_classes, check_digests, check_parents
+from kzoo.methods.fusion.states import module_roles
 from kzoo.methods.probing import example_images
 from kzoo.recipe import Recipe, SideInput, public_path
-from kzoo.side_inputs import read_side_input
+from kzoo.side_inputs import read_side_input, require_measured
+from kzoo.streamed_fusing import check_streams, fuse_streamed
 from kzoo.surroundings import Surroundings
-from kzoo.trained_modules import load_trained
+from kzoo.tensor_fusing import measured_files
+from kzoo.trained_modules import load_trained, require_fit
 from kzoo.training.batches import prepare
 from kzoo.training.evaluation import place
 from kzoo.weights import TrainedNetwork
 
 #: How what is known of a network beside its weights is measured on images.
 MEASURED: Mapping[str, Callable[[nn.Module, Tensor], dict[str, Tensor]]] = {"fisher": fisher, "gram": input_grams}
+
+#: Bytes that are fused in a moment, so that no progress is told.
+_QUIET = 200_000_000
 
 
 @dataclass(frozen=True)
@@ -58,12 +65,16 @@ class FusionReport:
 
 @dataclass(frozen=True)
 class FusedStart:
-    """A fused network, the report, and files that were measured on the way: what the recipe says of them, and contents."""
+    """A fused network, the report, and files that were measured on the way: what the recipe says of them, and contents.
+
+    Where there is ``write``, the module has no weights, and that makes their files in a folder.
+    """
 
     module: nn.Module
     report: FusionReport
     inputs: tuple[SideInput, ...] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)
+    write: Callable[[Path], object] | None = None
 
 
 def fused_start(recipe: Recipe, spec: NetworkSpec, where: Surroundings, parameters: FusionParameters) -> FusedStart:
@@ -83,6 +94,9 @@ def fused_start(recipe: Recipe, spec: NetworkSpec, where: Surroundings, paramete
     classes = _classes(recipe, spec, where, parameters)
     heads = head_tensors(spec, where) if parameters.heads == "joined" else ()
     check_digests(names, [one.sha256 for one in trained])
+    began = where.checked(recipe.start) if recipe.start is not None and "start" in parameters.needs else None
+    if streams(recipe, parameters, trained, began):
+        return _streamed_start(recipe, spec, where, parameters, trained, classes)
     check_parents(names, [one.tensors for one in trained], heads)
     if heads and classes:
         for name, one, own in zip(names, trained, classes, strict=True):
@@ -111,6 +125,68 @@ def fused_start(recipe: Recipe, spec: NetworkSpec, where: Surroundings, paramete
     found = fuse(recipe.method, parameters, parents)
     report = fusion_report(recipe.method, parameters, names, found, classes)
     return FusedStart(found.module, report, tuple(inputs), files)
+
+
+def streams(
+    recipe: Recipe, parameters: FusionParameters, trained: Sequence[TrainedNetwork], start: TrainedNetwork | None
+) -> bool:
+    """Whether weights can be fused from file to file: nothing needs a network with weights, and all lie in files of one type.
+
+    ``trained`` are the sources, and ``start`` what they were trained from, where the method needs it.
+    """
+    every = [*trained, *([start] if start is not None else [])]
+    used = (recipe.data, recipe.training, recipe.recalibrate, recipe.comparison)
+    known = {one.source for one in recipe.inputs if one.kind == "fisher"}
+    measured = "fisher" not in parameters.needs or known == set(range(len(recipe.sources)))
+    began = "start" not in parameters.needs or start is not None
+    kinds = [{tensor.dtype for tensor in one.tensors.values()} for one in every]
+    # A module has one type of fractions, and counts in 64 bits.
+    plain = all(
+        sum(kind.is_floating_point for kind in each) == 1
+        and all(kind.is_floating_point or kind == torch.int64 for kind in each)
+        for each in kinds
+    )
+    files = all(one.file is not None and one.submodule is None for one in every)
+    return parameters.by_tensor and all(one is None for one in used) and measured and began and plain and files
+
+
+def _streamed_start(
+    recipe: Recipe,
+    spec: NetworkSpec,
+    where: Surroundings,
+    parameters: FusionParameters,
+    trained: Sequence[TrainedNetwork],
+    classes: Sequence[Sequence[str]] | None,
+) -> FusedStart:
+    """The same network without weights; they are fused when they are written."""
+    names = [public_path(one.name) for one in trained]
+    files = [one.file for one in trained if one.file is not None]
+    check_streams(names, files)
+    module = outline(spec, where.zoo, where.trust_code)
+    require_fit(trained[0], spec, module)
+    if "start" in parameters.needs:
+        _start(recipe, where, trained[0])
+    start = where.checked(recipe.start).file if recipe.start is not None and "start" in parameters.needs else None
+    measured = measured_files(recipe, where.base) if "fisher" in parameters.needs else None
+    for known in recipe.inputs if measured is not None else ():
+        require_measured(known, where.base / known.path, module)
+    roles = module_roles(module)
+
+    def write(folder: Path) -> None:
+        told = where.progress if sum(one.path.stat().st_size for one in files) > _QUIET else None
+        fuse_streamed(
+            parameters,
+            names,
+            files,
+            folder,
+            start=start,
+            importance=measured,
+            roles=roles,
+            sharded=False,
+            progress=told or (lambda _what, _done: None),
+        )
+
+    return FusedStart(module, fusion_report(recipe.method, parameters, names, Fused(module), classes), write=write)
 
 
 def fusion_report(

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kzoo.amalgamation_facade import amalgamate
 from kzoo.carrying import remember
 from kzoo.edits import copied
 from kzoo.errors import InputError
@@ -22,7 +21,7 @@ from kzoo.methods.fusion.parents import check_classes, check_headers, check_pare
 from kzoo.methods.probing import example_images
 from kzoo.methods.transfers import checked_parameters
 from kzoo.trained_modules import load_trained, trained_network
-from kzoo.weights import open_trained
+from kzoo.weights import in_any_order, open_trained
 
 Network = nn.Module | str | Path
 
@@ -62,6 +61,9 @@ def fuse(
     if method in AMALGAMATION:
         if start is not None or example is not None:
             raise InputError(f"start and example are for fusing without training: method {method} has no use for them")
+        # Only training needs what this imports.
+        from kzoo.amalgamation_facade import amalgamate
+
         return amalgamate(networks, method, student, images, classes, training or {}, registry, parameters)
     if method not in FUSION:
         raise InputError(f"method {method!r:.80} does not fuse: expected {', '.join((*FUSION, *AMALGAMATION))}")
@@ -107,7 +109,8 @@ def _module(network: object, like: nn.Module | None, registry: Registry) -> nn.M
         raise InputError(
             f"a network is a torch module, a file or folder, or a model's name, not {type(network).__name__}: give one"
         )
-    trained = open_trained(network, lambda: open_zoo(registry))
+    with in_any_order():
+        trained = open_trained(network, lambda: open_zoo(registry))
     if like is None:
         return load_trained(trained, trained_network(trained, lambda: open_zoo(registry)), lambda: open_zoo(registry))
     check_headers(["the module", trained.name], [header_of(like.state_dict()), header_of(trained.tensors)])

@@ -42,7 +42,10 @@ def _origin(
         names = ", ".join(
             f"`{name}` (sha256 `{each.sha256}`)" for name, each in zip(report.parents, recipe.sources, strict=True)
         )
-        return f"It was fused without training from {names}, by kzoo's method {recipe.method}."
+        variant = recipe.parameters.get("variant")
+        how = f"{recipe.method} ({variant})" if variant else recipe.method
+        near = ", a reconstruction of arXiv 1809.09399 from its abstract" if variant else ""
+        return f"It was fused without training from {names}, by kzoo's method {how}{near}."
     if isinstance(report, AmalgamationReport):
         return _amalgamation(recipe, report)
     if report is None or recipe.method == "random":

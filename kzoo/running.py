@@ -95,7 +95,9 @@ def run_recipe(recipe: Recipe, where: Surroundings, out: Path, force: bool = Fal
 
 def _spare_sources(recipe: Recipe, where: Surroundings, out: Path) -> None:
     """Refuse to replace the folder that a source lies in: its recipe could never be run again."""
-    for source in [*recipe.sources, *([recipe.start] if recipe.start is not None else [])]:
+    # What is on the Hub is no reason to fetch it, where nothing else needs it.
+    start = [recipe.start] if recipe.start is not None and not is_no_path(recipe.start.path) else []
+    for source in [*recipe.sources, *start]:
         if any(
             shard.resolve().is_relative_to(out.resolve()) for shard in where.open(source.path, source.submodule).shards
         ):
@@ -198,7 +200,10 @@ def _write(result: Result, start: Start, where: Surroundings, force: bool) -> No
         "transferred": {key: round(share, 6) for key, share in report.shares.items()} if report else {},
     }
     with new_folder(out, force) as folder:
-        write_weights(module, folder / WEIGHTS)
+        if start.write is not None:
+            start.write(folder)
+        else:
+            write_weights(module, folder / WEIGHTS)
         _write_text(
             folder / CONFIG,
             _json(network_config(module, spec, extra, recipe.data if recipe.training else None, _labels(report))),
@@ -210,7 +215,10 @@ def _write(result: Result, start: Start, where: Surroundings, force: bool) -> No
             (folder / PLAN).write_bytes((where.base / plan.path).read_bytes())
         for each in result.recipe.inputs:
             name = _beside(each).path
-            (folder / name).write_bytes(start.files.get(name) or (where.base / each.path).read_bytes())
+            if name in start.files:
+                (folder / name).write_bytes(start.files[name])
+            else:
+                shutil.copyfile(where.base / each.path, folder / name)
         if result.metrics is not None:
             _write_text(folder / METRICS, _json(result.metrics))
     shutil.rmtree(checkpoint_folder(out), ignore_errors=True)

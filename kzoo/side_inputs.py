@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from kzoo.errors import CheckFailed, InputError
 from kzoo.hashing import weights_sha256
 from kzoo.memory import require_memory
+from kzoo.readers.safetensors import Tensor as Header
 from kzoo.readers.safetensors import read_header
 from kzoo.recipe import SideInput
 
@@ -36,7 +37,8 @@ def read_side_input(known: SideInput, base: Path, module: nn.Module) -> dict[str
         digest = weights_sha256([path])
         if digest != known.sha256:
             raise CheckFailed(f"{known.path} has the sha256 {digest}, but the recipe was made with {known.sha256}")
-        _require_fit(known, path, module)
+        there = require_measured(known, path, module)
+        require_memory(known.path, sum(8 * math.prod(tensor.shape) for tensor in there.values()))
         found: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} cannot be read ({error!s:.200}): give the file that the recipe names") from None
@@ -48,8 +50,12 @@ def read_side_input(known: SideInput, base: Path, module: nn.Module) -> dict[str
     return found
 
 
-def _require_fit(known: SideInput, path: Path, module: nn.Module) -> None:
-    """Refuse by its header a file that was measured of another network, or that does not fit into memory."""
+def require_measured(known: SideInput, path: Path, module: nn.Module) -> dict[str, Header]:
+    """The header of a file that was measured of a network; ``module`` may be without weights.
+
+    Raises:
+        InputError: it was measured of another network, or cannot be read.
+    """
     wanted = _fishers(module) if known.kind == "fisher" else dict(_grams(module))
     there = read_header(path)
     for name in (*there, *(wanted if known.kind == "fisher" else ())):
@@ -61,7 +67,7 @@ def _require_fit(known: SideInput, path: Path, module: nn.Module) -> None:
                 f"{known.path}: {name:.80} {told}: expected {expected}, as source {known.source} of the recipe has; give "
                 "what was measured of that network"
             )
-    require_memory(known.path, sum(8 * math.prod(tensor.shape) for tensor in there.values()))
+    return there
 
 
 def _fishers(module: nn.Module) -> Mapping[str, _Shape]:

@@ -170,22 +170,28 @@ def _rule(parameters: FusionParameters) -> Rule:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Some entries of a tensor as they lie in a file; ``owner`` is whose they are."""
+    """Some entries of a tensor as they lie in a file; ``owner`` is whose they are, and ``measured`` whether importances."""
 
     raw: Bytes
     dtype: str
     name: str
     owner: str
+    measured: bool = False
 
     def block(self, begin: int, end: int) -> Doubles:
         """Entries of it in double precision.
 
         Raises:
-            InputError: one is NaN or infinite.
+            InputError: one is NaN or infinite, or an importance below 0.
         """
         values = _widened(self.raw, self.dtype, begin, end)
         # A sum is finite if all entries are, but for the largest doubles; it costs less than looking at each.
-        if not math.isfinite(float(values.sum())) and not np.isfinite(values).all():
+        finite = math.isfinite(float(values.sum())) or bool(np.isfinite(values).all())
+        if self.measured and (not finite or (values < 0).any()):
+            raise InputError(
+                f"{self.owner}: {self.name:.80} holds values that no measurement gives (NaN, infinite or below 0): measure it again"
+            )
+        if not finite:
             raise not_finite(self.owner, self.name, "NaN" if np.isnan(values).any() else "infinite")
         return values
 
@@ -311,7 +317,9 @@ class _Fuser:
     def _beside(self, name: str, first: int, count: int, parents: int) -> tuple[list[_Piece], _Piece | None]:
         """The same entries of so many importances, and of the start, as far as the method needs them."""
         measured = [
-            self._piece(stored, name, first, count, f"importance {number}", f"the importance of {self.names[number]}")
+            self._piece(
+                stored, name, first, count, f"importance {number}", f"the importance of {self.names[number]}", True
+            )
             for number, stored in enumerate(self.measured[:parents])
         ]
         if self.start is None:
@@ -323,7 +331,9 @@ class _Fuser:
         shard = f" (in {parent.shard(name).name})" if len(parent.file.shards) > 1 else ""
         return f"{self.names[number]}{shard}"
 
-    def _piece(self, stored: Stored, name: str, first: int, count: int, buffer: str, owner: str) -> _Piece:
+    def _piece(
+        self, stored: Stored, name: str, first: int, count: int, buffer: str, owner: str, measured: bool = False
+    ) -> _Piece:
         """Entries of a tensor, in memory that the next call for the same ``buffer`` uses again."""
         dtype = stored.tensors[name].dtype
         size = SIZES[dtype]
@@ -331,7 +341,7 @@ class _Fuser:
             self._buffers[buffer] = bytearray(count * size)
         into = memoryview(self._buffers[buffer])[: count * size]
         stored.read(name, first * size, into)
-        return _Piece(np.frombuffer(into, np.uint8), dtype, name, owner)
+        return _Piece(np.frombuffer(into, np.uint8), dtype, name, owner, measured)
 
 
 def _require(name: str, shape: tuple[int, ...], stored: Stored, what: str) -> None:
@@ -400,7 +410,9 @@ def _digits(keys: NDArray[np.uint64], shift: int) -> NDArray[np.int64]:
 def _widened(raw: Bytes, dtype: str, begin: int, end: int) -> Doubles:
     """Entries of some type in double precision."""
     if dtype == "BF16":
-        return (raw.view(np.uint16)[begin:end].astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
+        bits = raw.view(np.uint16)[begin:end].astype(np.uint32)
+        bits <<= np.uint32(16)
+        return bits.view(np.float32).astype(np.float64)
     return raw.view(_REAL[dtype])[begin:end].astype(np.float64, copy=False)
 
 
@@ -420,5 +432,13 @@ def _narrow(values: Doubles, dtype: str, out: Bytes, begin: int) -> None:
 def _brain(singles: NDArray[np.float32]) -> NDArray[np.uint16]:
     """The upper halves of single-precision numbers, rounded to the nearest, and to the even one of two."""
     bits = singles.view(np.uint32)
-    rounded = bits + (np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
-    return np.where(np.isnan(singles), 0x7FC0, rounded).astype(np.uint16)
+    rounded = bits >> np.uint32(16)
+    rounded &= np.uint32(1)
+    rounded += np.uint32(0x7FFF)
+    rounded += bits
+    rounded >>= np.uint32(16)
+    found = rounded.astype(np.uint16)
+    odd = np.isnan(singles)
+    if odd.any():
+        found[odd] = 0x7FC0
+    return found

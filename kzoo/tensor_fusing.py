@@ -22,7 +22,7 @@ import kzoo
 from kzoo.errors import CheckFailed, InputError, WorldError
 from kzoo.files import new_folder, require_new
 from kzoo.hashing import weights_sha256
-from kzoo.layout import CARD, CONFIG, RECIPE, TENSORS
+from kzoo.layout import CARD, CONFIG, RECIPE, TENSORS, side_input
 from kzoo.methods.fusion.parameters import FUSION, FusionParameters
 from kzoo.methods.fusion.parents import check_digests
 from kzoo.methods.fusion.roles import LEARNED
@@ -92,7 +92,7 @@ def fuse_tensors(
     # What is checked of a recipe is there before anybody knows the sha256 of the weights.
     planned = recipe([_UNREAD] * len(every))
     chosen = _parameters(planned)
-    measured = _measured(planned, Path(), chosen)
+    measured = measured_files(planned, Path()) if "fisher" in chosen.needs else None
     return _fused(_Work(sources, start, chosen, measured, Path(), out, force, progress), recipe)
 
 
@@ -128,7 +128,7 @@ def run_tensors(
         return recipe
 
     sources, start = every[: len(recipe.sources)], every[-1] if recipe.start is not None else None
-    measured = _measured(recipe, base, chosen)
+    measured = measured_files(recipe, base) if "fisher" in chosen.needs else None
     return _fused(_Work(sources, start, chosen, measured, base, out, force, progress), checked)
 
 
@@ -214,7 +214,7 @@ def _describe(folder: Path, work: _Work, recipe: Recipe, config: Mapping[str, An
     _write(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     inputs = []
     for each in recipe.inputs:
-        inputs.append(each.model_copy(update={"path": f"{each.kind}-{each.source}.safetensors"}))
+        inputs.append(each.model_copy(update={"path": side_input(each.kind, each.source)}))
         shutil.copyfile(work.base / each.path, folder / inputs[-1].path)
     kept = moved(recipe, work.base, work.out).model_copy(update={"inputs": inputs})
     _write(folder / RECIPE, recipe_text(kept))
@@ -256,13 +256,18 @@ def _parameters(recipe: Recipe) -> FusionParameters:
             f"the recipe's target is {TENSORS}, weights of a network that kzoo does not know, but it {what}: leave that out, or "
             "name the network"
         )
+    if "start" in parameters.needs and recipe.start is None:
+        raise InputError("this needs the weights that all parents were trained from: give them (--start)")
     return parameters
 
 
-def _measured(recipe: Recipe, base: Path, parameters: FusionParameters) -> list[WeightsFile] | None:
-    """The Fisher information of each source, as files that the recipe names."""
-    if "fisher" not in parameters.needs:
-        return None
+def measured_files(recipe: Recipe, base: Path) -> list[WeightsFile]:
+    """The Fisher information of each source, as files that the recipe in the folder ``base`` names.
+
+    Raises:
+        InputError: it names none of a source, or a file is faulty.
+        CheckFailed: one is another than the recipe names.
+    """
     found = []
     for number in range(len(recipe.sources)):
         known = next((one for one in recipe.inputs if (one.kind, one.source) == ("fisher", number)), None)

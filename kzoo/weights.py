@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -105,6 +106,14 @@ class Located:
         if self.pinned is not None:
             return self.pinned
         return self.model.architecture if self.model is not None else self.name
+
+
+@contextmanager
+def in_any_order() -> Iterator[None]:
+    """Without the warning that the order of a file's layers is a guess, where it decides nothing."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*the order of its layers is a guess", KzooWarning)
+        yield
 
 
 def open_trained(

@@ -32,7 +32,9 @@ def network(name: str, classes: int, seed: int = 0) -> nn.Module:
 @cache
 def _trained(name: str) -> nn.Module:
     module = network(name, len(KNOWN[name]))
-    settings = TrainingSettings(epochs=8, lr=5e-3, batch_size=32, threads=1)
+    # A transformer needs longer.
+    epochs, lr = (30, 2e-3) if "vit" in name else (8, 5e-3)
+    settings = TrainingSettings(epochs=epochs, lr=lr, batch_size=32, threads=1, schedule="cosine", warmup_steps=20)
     train(module, restricted(digits(), list(KNOWN[name]), relabelled=True), settings)
     return module
 

@@ -271,3 +271,56 @@ def test_types_that_cannot_be_fused_are_named(tmp_path, tensor, said):
 def test_torch_is_not_needed():
     code = "import sys, kzoo.streamed_fusing; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    """Three networks of one architecture that kzoo knows, in three types, one in shards: timm's with batch normalisation."""
+    import timm
+
+    folder = tmp_path_factory.mktemp("networks")
+    for dtype in TYPES[1:]:
+        for number, name in enumerate(NAMES[:3]):
+            with torch.random.fork_rng():
+                torch.manual_seed(number)
+                module = timm.create_model("test_resnet", num_classes=7).to(dtype)
+            weights = module.state_dict()
+            for key in (key for key in weights if key.endswith("running_var")):
+                weights[key] = torch.rand(weights[key].shape).to(dtype) + 0.1
+            store(folder / f"{dtype}-{name}".removeprefix("torch."), weights, 2 if name == "one" else 1)
+    return folder
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--variant", "sum"),
+        ("--variant", "scaled_delta", "-p", "scale=0.3", "--start", "three"),
+        ("--method", "nonessential", "-p", "importance=magnitude"),
+        ("--method", "nonessential", "--variant", "threshold", "-p", "importance=distance", "--start", "three"),
+    ],
+)
+def test_a_known_network_has_the_same_files_whether_it_was_in_memory_or_not(
+    command, networks, tmp_path, monkeypatch, dtype, arguments
+):
+    from kzoo import fusing
+
+    sources = [networks / f"{dtype}-{name}" for name in ("one", "two")]
+    more = [networks / f"{dtype}-three" if each == "three" else each for each in arguments]
+    called = []
+    monkeypatch.setattr(fusing, "fuse_streamed", lambda *args, **named: called.append(fuse_streamed(*args, **named)))
+    for name in ("streamed", "memory"):
+        (tmp_path / name).mkdir()
+        code, _, said = command(
+            "fuse", *sources, *more, "--network", "timm:test_resnet", "--out", tmp_path / name / "out"
+        )
+        assert code == 0, said
+        monkeypatch.setattr(fusing, "streams", lambda *_: False)
+    assert len(called) == 1
+    found = [
+        {path.name: path.read_bytes() for path in (tmp_path / name / "out").iterdir()}
+        for name in ("streamed", "memory")
+    ]
+    assert found[0].keys() == {"README.md", "config.json", "environment.yaml", "model.safetensors", "recipe.yaml"}
+    assert found[0] == found[1]

@@ -157,7 +157,7 @@ def test_other_weights_than_the_recipe_names_are_refused(command, language):
         (("{one}", "{one}"), "twice"),
         (("{one}", "local:digits-vit-2x32"), "have different architectures"),
         (("{one}", "{two}", "--variant", "winner"), "parameter variant"),
-        (("{one}", "{two}", "--variant", "delta_sum"), "delta_sum needs the weights that the parents started from"),
+        (("{one}", "{two}", "--variant", "delta_sum"), "were trained from: give them (--start)"),
         (("{one}", "{two}", "--align", "weights"), "name it (--network"),
         (("{one}", "{two}", "--data", "digits"), "name it (--network"),
         (("{one}", "{two}", "--start", "{tmp}/none", "--variant", "delta_sum"), "none"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from kzoo.cli.amalgamating import AMALGAMATING, amalgamate, amalgamation_options
 from kzoo.cli.carrying import parameter, show, source_section, surroundings, tell_loading
 from kzoo.cli.common import as_json, complete_network, count, print_json, print_table
 from kzoo.cli.fusing_files import check_sources, fuse_unknown
-from kzoo.errors import InputError, KzooWarning
+from kzoo.errors import InputError
 
 if TYPE_CHECKING:
     from kzoo.fusing import FusionReport
@@ -160,9 +159,9 @@ def fuse(directory: Path | None, /, sources: Sequence[str], **options: Any) -> N
 
 
 def _opened(sources: Sequence[str], where: Surroundings) -> list[SourceSection]:
-    with warnings.catch_warnings():
-        # Which layer comes first decides nothing here.
-        warnings.filterwarnings("ignore", ".*the order of its layers is a guess", KzooWarning)
+    from kzoo.weights import in_any_order
+
+    with in_any_order():
         return [source_section(source, where) for source in sources]
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 
@@ -15,13 +14,12 @@ from kzoo.errors import InputError
 from kzoo.hub.names import PREFIX, parse_wanted
 from kzoo.hub.repositories import is_commit
 from kzoo.layout import PLAN, side_input
+from kzoo.methods.amalgamation.parameters import AMALGAMATION
+from kzoo.methods.fusion.parameters import FUSION, FusionParameters
 from kzoo.publish.papers import method_of
 from kzoo.readers.files import SMALL
 from kzoo.readers.libraries import LIBRARIES
-from kzoo.recipe import IMAGES, DataSection, Recipe, SourceSection, plain_task, public_path
-
-if TYPE_CHECKING:
-    from kzoo.methods.fusion.methods import FusionParameters
+from kzoo.recipe import IMAGES, DataSection, Recipe, SourceSection, is_no_path, plain_task, public_path
 
 #: By field: more than any result that is worth publishing needs.
 _MOST = {
@@ -94,8 +92,10 @@ def _faults(recipe: Recipe) -> Iterator[tuple[str, str]]:
     used = _images_used(recipe)
     for name, source in _sources(recipe).items():
         problem = _source_problem(source.path)
-        if problem:
+        if problem and not (name == "start" and _is_only_a_name(source.path) and not needs_start(recipe)):
             yield f"{name}.path", problem
+        if source.network is not None and source.network.partition(":")[0] not in (*LIBRARIES, SMALL):
+            yield f"{name}.network", f"{source.network!r:.80} names no network of timm, torchvision or kzoo"
         if source.images is not None:
             found = _data_faults(source.images, name in used)
             yield from ((f"{name}.images.{field}", problem) for field, problem in found)
@@ -112,6 +112,17 @@ def _faults(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield "parameters", "they are longer than any method's"
 
 
+def needs_start(recipe: Recipe) -> bool:
+    """Whether the start of a recipe decides its weights, and not only what they are put beside."""
+    if recipe.method in AMALGAMATION:
+        return recipe.start is not None
+    return method_of(recipe.method).fuses and "start" in _parameters(recipe).needs
+
+
+def _is_only_a_name(path: str) -> bool:
+    return not is_no_path(path) and public_path(path) == path
+
+
 def _sources(recipe: Recipe) -> dict[str, SourceSection]:
     """The sources and the start, by field."""
     start = {} if recipe.start is None else {"start": recipe.start}
@@ -121,7 +132,7 @@ def _sources(recipe: Recipe) -> dict[str, SourceSection]:
 def _fusion_faults(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """What is wrong with the files that a fusion reads beside the networks, all of which lie beside the recipe."""
     if not method_of(recipe.method).fuses:
-        if recipe.inputs or recipe.start is not None:
+        if recipe.inputs or (recipe.start is not None and recipe.method not in AMALGAMATION):
             yield "inputs" if recipe.inputs else "start", f"method {recipe.method:.80} has no use for it"
         return
     if len(recipe.inputs) > len(_MEASURED) * len(recipe.sources):
@@ -145,8 +156,6 @@ def _fusion_faults(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 def _parameters(recipe: Recipe) -> FusionParameters:
     """What a method of fusion is told; the defaults where that is wrong, which running it will say."""
-    from kzoo.methods.fusion.methods import FUSION
-
     try:
         return FUSION[recipe.method].model_validate(recipe.parameters)
     except ValidationError:
@@ -184,7 +193,13 @@ def _data_faults(section: DataSection, used: bool = True) -> Iterator[tuple[str,
         yield "task", "it needs images of its maker's, which are not published"
     elif section.task != _public_task(section.task):
         yield "task", f"{section.task!r:.80} is a place on a disk"
-    asked = [(section.train or 0) + (section.test or 0), section.channels or 1, section.size or 1, section.size or 1]
+    # Two are what a network is traced on.
+    asked = [
+        max((section.train or 0) + (section.test or 0), 2),
+        section.channels or 1,
+        section.size or 1,
+        section.size or 1,
+    ]
     if math.prod(asked) > _MOST_IMAGES:
         yield "train", f"so many images of that size take {math.prod(asked) / 1e9:,.0f} GB"
 

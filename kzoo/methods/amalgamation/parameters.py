@@ -29,7 +29,9 @@ class KdParameters(BaseModel):
     head_rate: float = Field(
         1.0, gt=0, description="What the learning rate is taken times for the student's classifier"
     )
-    cache: float = Field(4.0, ge=0, description="Teachers' answers are kept on disk up to so many GiB; 0 keeps none")
+    cache: float = Field(
+        4.0, ge=0, le=1024, description="Teachers' answers are kept on disk up to so many GiB; 0 keeps none"
+    )
 
     @property
     def compared(self) -> bool:
@@ -47,8 +49,8 @@ class CflParameters(KdParameters):
 
     preset: Literal["default", "official"] = Field("default", description="official: the settings of the authors' code")
     parts: Parts = Field("full", description="mmd and reconstruction: that part alone, beside the soft targets")
-    mmd_weight: float = Field(1.0, ge=0)
-    reconstruction_weight: float = Field(1.0, ge=0)
+    mmd_weight: float = Field(0.1, ge=0, description="What the discrepancies' sum is taken times")
+    reconstruction_weight: float = Field(1.0, ge=0, description="What the reconstructions' sum is taken times")
     sigmas: tuple[float, ...] = Field(
         (), strict=False, description="Bandwidths of the kernels; without any they go by the median distance"
     )

@@ -100,6 +100,8 @@ class Distillation:
     """Amalgamation as `kzoo.training.objectives.Objective`: it has images and teachers, and no labels to train on.
 
     ``test`` are labelled images to test on meanwhile; ``grid`` is the student's, which teachers' features are fitted to.
+    Of several processes each compares the features of its own share of a batch.
+
     ``folder`` is where teachers' answers are kept, in a folder for each process, where images are not augmented and they fit.
     """
 

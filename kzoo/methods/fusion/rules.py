@@ -129,8 +129,11 @@ def mean(parents: Sequence[Values]) -> Values:
 
 
 def _total(parents: Sequence[Doubles]) -> Doubles:
-    total = parents[0].copy()
-    for parent in parents[1:]:
+    if len(parents) == 1:
+        return parents[0].copy()
+    # Single values are no arrays, which only arrays can be added to.
+    total: Doubles = np.asarray(parents[0] + parents[1])
+    for parent in parents[2:]:
         total += parent
     return total
 

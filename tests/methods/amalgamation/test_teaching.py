@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +25,7 @@ from tests.amalgamation import digits, network, teachers
 CLASSES = "0123456789"
 
 
-def taught(
-    parameters: KdParameters, student: str = "small:resnet-1x8", **choices: Any
-) -> tuple[nn.Module, Taught]:
+def taught(parameters: KdParameters, student: str = "small:resnet-1x8", **choices: Any) -> tuple[nn.Module, Taught]:
     """A student of two teachers, after two short epochs unless ``settings`` say otherwise."""
     values = {"epochs": 2, "lr": 3e-3, "batch_size": 64, "threads": 1} | choices.pop("settings", {})
     panel = choices.pop("teachers", None) or teachers()
@@ -168,7 +169,7 @@ def test_the_comparison_by_hand() -> None:
 
 
 def test_the_official_preset_teaches_too_with_a_rate_for_the_classifier() -> None:
-    module, found = taught(CflParameters(preset="official", aligned=16, common=8), settings={"epochs": 1})
+    _, found = taught(CflParameters(preset="official", aligned=16, common=8), settings={"epochs": 1})
     assert set(found.history.epochs[0].lr) == {"student", "head", "beside"}
     rates = found.history.epochs[0].lr
     assert (rates["head"], rates["beside"]) == pytest.approx((10 * rates["student"], 5 * rates["student"]))
@@ -208,3 +209,31 @@ def test_a_teacher_that_breaks_on_some_image_is_named() -> None:
     panel[1] = dataclasses.replace(panel[1], tap=dataclasses.replace(panel[1].tap, layer="norm"))
     with pytest.raises(InputError, match="the teacher small:vit-2x32 gives features or logits that are not finite"):
         taught(KdParameters(), teachers=panel)
+
+
+# Several processes
+
+PARALLEL = """
+import os, sys
+from pathlib import Path
+from kzoo.methods.amalgamation.parameters import CflParameters, KdParameters
+from kzoo.training.evaluation import evaluate
+from tests.amalgamation import digits
+from tests.methods.amalgamation.test_teaching import taught
+
+for parameters in (KdParameters(), CflParameters()):
+    student, found = taught(parameters)
+    sums = [float(value.double().sum()) for value in student.parameters()]
+    Path(sys.argv[1], os.environ["RANK"]).open("a").write(f"{sums} {found.history.to_dict(timings=False)}\\n")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_teach_one_student(tmp_path: Path) -> None:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python"]
+    command = [sys.executable, *launch, sys.executable, "-c", PARALLEL, str(tmp_path)]
+    root = Path(__file__).parent.parent.parent.parent
+    environment = {**os.environ, "PYTHONPATH": str(root), "ACCELERATE_USE_CPU": "true"}
+    subprocess.run(command, cwd=root, env=environment, timeout=180, check=True)
+    one, two = ((tmp_path / rank).read_text() for rank in "01")
+    assert one == two and one.count("\n") == 2
