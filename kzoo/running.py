@@ -92,7 +92,9 @@ def run_recipe(recipe: Recipe, where: Surroundings, out: Path, force: bool = Fal
 
 def _spare_sources(recipe: Recipe, where: Surroundings, out: Path) -> None:
     """Refuse to replace the folder that a source lies in: its recipe could never be run again."""
-    for source in [*recipe.sources, *([recipe.start] if recipe.start is not None else [])]:
+    # What is on the Hub is no reason to fetch it, where nothing else needs it.
+    start = [recipe.start] if recipe.start is not None and not is_no_path(recipe.start.path) else []
+    for source in [*recipe.sources, *start]:
         if any(
             shard.resolve().is_relative_to(out.resolve()) for shard in where.open(source.path, source.submodule).shards
         ):

@@ -22,7 +22,7 @@ import kzoo
 from kzoo.errors import CheckFailed, InputError, WorldError
 from kzoo.files import new_folder, require_new
 from kzoo.hashing import weights_sha256
-from kzoo.layout import CARD, CONFIG, RECIPE, TENSORS
+from kzoo.layout import CARD, CONFIG, RECIPE, TENSORS, side_input
 from kzoo.methods.fusion.parameters import FUSION, FusionParameters
 from kzoo.methods.fusion.parents import check_digests
 from kzoo.methods.fusion.roles import LEARNED
@@ -214,7 +214,7 @@ def _describe(folder: Path, work: _Work, recipe: Recipe, config: Mapping[str, An
     _write(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     inputs = []
     for each in recipe.inputs:
-        inputs.append(each.model_copy(update={"path": f"{each.kind}-{each.source}.safetensors"}))
+        inputs.append(each.model_copy(update={"path": side_input(each.kind, each.source)}))
         shutil.copyfile(work.base / each.path, folder / inputs[-1].path)
     kept = moved(recipe, work.base, work.out).model_copy(update={"inputs": inputs})
     _write(folder / RECIPE, recipe_text(kept))

@@ -19,7 +19,7 @@ from kzoo.faults import Document, read_json
 from kzoo.hashing import weights_sha256
 from kzoo.hub.models import find, lock_folders
 from kzoo.hub.names import is_repository, parse_wanted
-from kzoo.layout import COMPARISON, CONFIG, ENVIRONMENT, METRICS, PICTURE, PLAN, RECIPE, WEIGHTS, side_input
+from kzoo.layout import COMPARISON, CONFIG, ENVIRONMENT, METRICS, PICTURE, PLAN, RECIPE, TENSORS, WEIGHTS, side_input
 from kzoo.publish.fusion_facts import Comparison, Fusion, fusion_of
 from kzoo.publish.intervals import proportion
 from kzoo.publish.papers import method_of
@@ -341,8 +341,14 @@ def _read_folder(folder: Path) -> _Folder:
             f"{folder} is no model folder of kzoo: expected {CONFIG}, {RECIPE} and {WEIGHTS} in it, as kzoo transfer and "
             "kzoo run write them"
         )
-    config = read_json(folder / CONFIG, f"the {CONFIG} of a model", _MOST_CONFIG)
     recipe = read_recipe(folder / RECIPE)
+    if recipe.target.model == TENSORS:
+        raise InputError(
+            f"{folder} holds fused weights of a network that kzoo does not know, so it can neither describe nor build them for "
+            "others: fuse with --network where kzoo knows it, or put the folder on the Hub yourself ('hf upload'; 'kzoo fuse --check' "
+            "tells which license it may carry)"
+        )
+    config = read_json(folder / CONFIG, f"the {CONFIG} of a model", _MOST_CONFIG)
     told = config.validated(_Config)
     if (told.kzoo.recipe, told.kzoo.method) != (recipe.digest, recipe.method):
         raise config.fault(

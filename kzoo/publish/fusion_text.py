@@ -269,6 +269,7 @@ def limits(facts: CardFacts) -> Iterator[Safe]:
         )
     elif not any(row.is_named("ensemble") for row in fusion.compared):
         yield Safe("The ensemble of its sources, which it is to take the place of, was not measured beside it.")
+    yield from _worse(facts, fusion)
     if single and facts.method_parameters.get("align", "none") == "none" and facts.start is None:
         yield Safe(
             "The sources' channels were not aligned, and nothing says that they were trained from one start: weights of "
@@ -285,6 +286,17 @@ def limits(facts: CardFacts) -> Iterator[Safe]:
         yield Safe(
             "Statistics of batch normalisation are the sources', put together: measure them anew on images of your own if it does "
             "worse than they do."
+        )
+
+
+def _worse(facts: CardFacts, fusion: Fusion) -> Iterator[Safe]:
+    """That a source alone does better, where it does."""
+    ours = next((row for row in fusion.compared if row.is_fused), None)
+    alone = [row for row in fusion.compared if row.parent is not None and row.parent < len(facts.parents)]
+    best = max(alone, key=lambda row: row.accuracy.value, default=None)
+    if ours is not None and best is not None and best.accuracy.value > ours.accuracy.value:
+        yield Safe(
+            f"On the test images {_name(best, facts)} is better: there, fusing has lost more than it has brought together."
         )
 
 

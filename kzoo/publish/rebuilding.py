@@ -20,7 +20,7 @@ from kzoo.hub.repositories import Repository, read_repository
 from kzoo.layout import ENVIRONMENT, PLAN, RECIPE, WEIGHTS
 from kzoo.model_folder import load
 from kzoo.publish.measured import fetch_side_inputs
-from kzoo.publish.trust import require_harmless
+from kzoo.publish.trust import needs_start, require_harmless
 from kzoo.recipe import IMAGES, Recipe, library_versions, read_recipe
 from kzoo.running import run_recipe
 from kzoo.surroundings import Surroundings
@@ -136,7 +136,7 @@ def rebuild(
         folder = out or place / "rebuilt"
         fetch_side_inputs(repository, recipe.inputs, place / "page", progress, say)
         where = Surroundings(place / "page", zoo, progress=progress)
-        asked = _without_comparison(_with_data(_with_threads(recipe, threads), data), say)
+        asked = _for_weights(_with_data(_with_threads(recipe, threads), data), say)
         run_recipe(asked, where, folder)
         near = Nearness(bool(odd), recipe.training is not None, tolerance)
         comparison = _Comparison(repository, folder, where, asked, near)
@@ -166,12 +166,12 @@ def _with_data(recipe: Recipe, data: Path | None) -> Recipe:
     return recipe.model_copy(update=changes)
 
 
-def _without_comparison(recipe: Recipe, say: Callable[[str], None]) -> Recipe:
-    """The recipe without what is measured beside a fused network, and perhaps trained for that: its weights are the same."""
-    if recipe.comparison is None:
-        return recipe
-    say("what was measured beside it is not measured again: that changes no weights")
-    return recipe.model_copy(update={"comparison": None})
+def _for_weights(recipe: Recipe, say: Callable[[str], None]) -> Recipe:
+    """The recipe without what changes no weights: what stands beside a fused network, and perhaps was trained for that."""
+    if recipe.comparison is not None:
+        say("what was measured beside it is not measured again: that changes no weights")
+    start = recipe.start if needs_start(recipe) else None
+    return recipe.model_copy(update={"comparison": None, "start": start})
 
 
 def _fetched_recipe(repository: Repository, folder: Path) -> Recipe:

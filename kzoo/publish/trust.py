@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 
@@ -15,13 +14,11 @@ from kzoo.errors import InputError
 from kzoo.hub.names import PREFIX, parse_wanted
 from kzoo.hub.repositories import is_commit
 from kzoo.layout import PLAN, side_input
+from kzoo.methods.fusion.parameters import FUSION, FusionParameters
 from kzoo.publish.papers import method_of
 from kzoo.readers.files import SMALL
 from kzoo.readers.libraries import LIBRARIES
-from kzoo.recipe import IMAGES, DataSection, Recipe, SourceSection, plain_task, public_path
-
-if TYPE_CHECKING:
-    from kzoo.methods.fusion.methods import FusionParameters
+from kzoo.recipe import IMAGES, DataSection, Recipe, SourceSection, is_no_path, plain_task, public_path
 
 #: By field: more than any result that is worth publishing needs.
 _MOST = {
@@ -94,7 +91,7 @@ def _faults(recipe: Recipe) -> Iterator[tuple[str, str]]:
     used = _images_used(recipe)
     for name, source in _sources(recipe).items():
         problem = _source_problem(source.path)
-        if problem:
+        if problem and not (name == "start" and _is_only_a_name(source.path) and not needs_start(recipe)):
             yield f"{name}.path", problem
         if source.images is not None:
             found = _data_faults(source.images, name in used)
@@ -110,6 +107,15 @@ def _faults(recipe: Recipe) -> Iterator[tuple[str, str]]:
     yield from _number_faults(recipe)
     if len(recipe.parameters) > _MOST_PARAMETERS or len(repr(recipe.parameters)) > _MOST_TEXT:
         yield "parameters", "they are longer than any method's"
+
+
+def needs_start(recipe: Recipe) -> bool:
+    """Whether the start of a recipe decides its weights, and not only what they are put beside."""
+    return method_of(recipe.method).fuses and "start" in _parameters(recipe).needs
+
+
+def _is_only_a_name(path: str) -> bool:
+    return not is_no_path(path) and public_path(path) == path
 
 
 def _sources(recipe: Recipe) -> dict[str, SourceSection]:
@@ -145,8 +151,6 @@ def _fusion_faults(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 def _parameters(recipe: Recipe) -> FusionParameters:
     """What a method of fusion is told; the defaults where that is wrong, which running it will say."""
-    from kzoo.methods.fusion.methods import FUSION
-
     try:
         return FUSION[recipe.method].model_validate(recipe.parameters)
     except ValidationError:
@@ -184,7 +188,13 @@ def _data_faults(section: DataSection, used: bool = True) -> Iterator[tuple[str,
         yield "task", "it needs images of its maker's, which are not published"
     elif section.task != _public_task(section.task):
         yield "task", f"{section.task!r:.80} is a place on a disk"
-    asked = [(section.train or 0) + (section.test or 0), section.channels or 1, section.size or 1, section.size or 1]
+    # Two are what a network is traced on.
+    asked = [
+        max((section.train or 0) + (section.test or 0), 2),
+        section.channels or 1,
+        section.size or 1,
+        section.size or 1,
+    ]
     if math.prod(asked) > _MOST_IMAGES:
         yield "train", f"so many images of that size take {math.prod(asked) / 1e9:,.0f} GB"
 

@@ -17,10 +17,11 @@ import torch
 import yaml
 from safetensors.torch import load, save
 
-from kzoo.methods.fusion.methods import FUSION
+from kzoo.methods.fusion.parameters import FUSION
 from kzoo.publish.papers import METHODS
 from tests.hub.client import environment, patch
 from tests.hub.server import Hub
+from tests.hub.storage import File
 
 IMAGES = {"task": "digits", "train": 100, "test": 100, "size": 16, "channels": 1}
 SHA = "0" * 64
@@ -66,7 +67,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
         yield hub
 
 
-def again(hub: Hub, name: str, files: dict[str, bytes | None]) -> str:
+def again(hub: Hub, name: str, files: dict[str, bytes | File | None]) -> str:
     """A page like that of ``tester/weighed`` with other files, under another name."""
     there = hub.head("tester/weighed").files
     hub.add_repo(f"tester/{name}", {path: there[path].read() for path in there} | files, private=True)
@@ -183,6 +184,18 @@ def test_a_file_that_is_another_is_refused_before_anything_is_fetched(family: Hu
     assert (code, f"{FISHERS[1]} is not there" in said, fetched(log)) == (2, True, 0), said
 
 
+def test_a_small_file_that_lies_in_git_itself_is_read_and_compared(family: Hub, command: Any) -> None:
+    there = family.read("tester/weighed", FISHERS[1])
+    name = again(family, "plain", {FISHERS[1]: File(there, lfs=False)})
+    assert family.head(name).files[FISHERS[1]].lfs is False
+    code, out, said = command("rebuild", name, "--json")
+    assert (code, json.loads(out)["verdict"]) == (0, "identical"), said
+    other = forged(there, **{"classifier.2.bias": torch.ones(10).double()})
+    name = again(family, "plain_forged", {FISHERS[1]: File(other, lfs=False)})
+    code, _, said = command("rebuild", name)
+    assert (code, "but the recipe was made with" in said) == (1, True), said
+
+
 @pytest.mark.parametrize(
     ("change", "code", "message"),
     [
@@ -230,9 +243,11 @@ HOSTILE = {
     "images elsewhere": ("sources", {"images": {"task": "mnist", "root": "/"}}),
     "a folder of images": ("sources", {"images": {"task": "imagefolder:../.."}}),
     "images without end": ("sources", {"images": {"task": "digits", "size": 4096, "train": 10_000_000}}),
+    "an image without end": ("sources", {"images": {"task": "digits", "size": 4096, "channels": 4096}}),
     "a network above": ("sources", {"path": "../one/model.safetensors"}),
     "networks without end": ("sources", [SOURCE] * 101),
     "training without end": ("comparison", {"joint": {"epochs": 50_000}}),
+    "weights of no known network": ("target", {"model": "tensors"}),
     "a method that has no use for them": ("method", "dpiat"),
 }  # fmt: skip
 
@@ -256,9 +271,7 @@ def test_a_hostile_recipe_is_refused_before_anything_is_fetched(
 
 
 def test_a_file_of_ten_gigabytes_is_not_fetched(family: Hub, command: Any) -> None:
-    from tests.hub.storage import File
-
-    name = again(family, "large", {FISHERS[1]: File(b"x", size=10**10, lfs=True)})  # type: ignore[dict-item]
+    name = again(family, "large", {FISHERS[1]: File(b"x", size=10**10, lfs=True)})
     with family.log.recording() as log:
         code, _, said = command("rebuild", name)
     assert (code, "10,000,000,000 bytes, more than the" in said, fetched(log)) == (2, True, 0), said
@@ -271,7 +284,16 @@ def test_images_that_nobody_has_are_no_obstacle_where_they_are_not_needed(family
     name = again(family, "private", {"recipe.yaml": yaml.safe_dump(recipe).encode()})
     code, out, said = command("rebuild", name, "--json")
     assert (code, json.loads(out)["verdict"]) == (0, "identical"), said
-    recipe["parameters"]["align"] = "activations"
+    recipe["start"] = {"path": "mine.safetensors", "sha256": SHA}
+    name = again(family, "spare", {"recipe.yaml": yaml.safe_dump(recipe).encode()})
+    code, out, said = command("rebuild", name, "--json")
+    assert (code, json.loads(out)["verdict"]) == (0, "identical"), said
+    recipe["parameters"]["importance"] = "distance"
+    name = again(family, "begun", {"recipe.yaml": yaml.safe_dump(recipe).encode()})
+    code, _, said = command("rebuild", name)
+    assert (code, "start.path: 'mine.safetensors' is a file of its maker's" in said) == (2, True), said
+    del recipe["start"]
+    recipe["parameters"] |= {"align": "activations", "importance": "fisher"}
     name = again(family, "needed", {"recipe.yaml": yaml.safe_dump(recipe).encode()})
     code, _, said = command("rebuild", name)
     assert (code, "sources.0.images.task: it needs images of its maker's" in said) == (2, True), said
@@ -341,6 +363,52 @@ def test_what_was_measured_beside_it_is_published_and_not_measured_again(
     assert (code, json.loads(out)["verdict"], "is not measured again" in said) == (0, "identical", True), said
 
 
+_DIGITS = ("--data", "digits", "--images", 20, "--image-size", 16)
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "files", "said"),
+    [
+        ("regmean", _DIGITS, ["gram-0.safetensors", "gram-1.safetensors"], "jin2023dataless"),
+        ("layerwise", _DIGITS, [], "it is kzoo's own"),
+        ("nonessential", (*_DIGITS, "--align", "weights"), list(FISHERS), "by weights that are alike"),
+        (
+            "nonessential",
+            (*_DIGITS, "--heads", "joined", "--classes", "a,b,c,d,e,f,g,h,i,j", "--classes", "j,k,l,m,n,o,p,q,r,s"),
+            list(FISHERS),
+            "`tester/two` knows `j`, `k`",
+        ),
+        (
+            "weight_sum",
+            ("--align", "weights", "--norms", "fold", "--recalibrate", "digits"),
+            [],
+            "folded into the layers",
+        ),
+    ],
+    ids=["regmean", "layerwise", "aligned", "joined", "folded"],
+)
+def test_every_method_is_published_and_made_again(
+    family: Hub,
+    command: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    more: tuple[Any, ...],
+    files: list[str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = f"tester/{method}{len(family.store.repos)}"
+    code, _, notes = command("fuse", "hf:tester/one", "hf:tester/two", "--method", method, *more, "--out", "made")
+    assert code == 0, notes
+    code, _, notes = command("publish", "made", "--repo", name)
+    assert code == 0, notes
+    assert [each for each in family.head(name).files if each.startswith(("fisher", "gram"))] == files
+    assert said in card_of(family, name)[1]
+    code, out, notes = command("rebuild", name, "--json")
+    assert (code, json.loads(out)["verdict"]) == (0, "identical"), notes
+
+
 def test_licenses_that_contradict_each_other_block(
     family: Hub, command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -349,6 +417,16 @@ def test_licenses_that_contradict_each_other_block(
     code, _, said = command("publish", "blocked", "--repo", "tester/blocked")
     assert (code, "tester/one" in said, "tester/gnu" in said) == (1, True, True), said
     assert "may not be published" in said and "tester/blocked" not in family.store.repos
+
+
+def test_weights_of_a_network_that_kzoo_does_not_know_are_left_to_their_maker(command: Any, tmp_path: Path) -> None:
+    for name, value in (("one", 1.0), ("two", 2.0)):
+        (tmp_path / f"{name}.safetensors").write_bytes(save({"layers.0.weight": torch.full((3, 3), value)}))
+    sources = (tmp_path / "one.safetensors", tmp_path / "two.safetensors")
+    code, _, said = command("fuse", *sources, "--out", tmp_path / "out")
+    assert code == 0, said
+    code, _, said = command("publish", tmp_path / "out", "--repo", "tester/unknown", "--dry-run")
+    assert (code, said.count("Error: "), "a network that kzoo does not know" in said) == (2, 1, True), said
 
 
 def test_files_that_changed_since_are_not_published(

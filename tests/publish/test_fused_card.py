@@ -87,7 +87,10 @@ def test_what_was_measured_beside_it_is_its_table(tmp_path: Path) -> None:
     )
     assert "chance is 3.8 %." in first
     assert "jin2023dataless" in text and "leontev2020noniterative" in text, "both papers were used"
-    assert "was not measured beside it" not in text
+    assert "was not measured beside it" not in text and "has lost more" not in text
+    better = {"rows": rows({"fused": 450, "parent_1": 400, "parent_2": 460})}
+    limits = section(text_of(fused_folder(tmp_path / "y", comparison=better)), "Limits")
+    assert "On the test images `a/two` alone is better" in limits and "was not measured beside it" in limits
 
 
 def test_the_picture_shows_the_same_figures(tmp_path: Path) -> None:
