@@ -1,8 +1,9 @@
-"""The claims' verdicts, put into README.md and the READMEs of the pipelines; run by ``make docs``."""
+"""The claims' verdicts, and tables of results, put into README.md and the READMEs of the pipelines; run by ``make docs``."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from kzoo.reporting.reading import ClaimResult, PaperResult, read_report
@@ -10,8 +11,9 @@ from kzoo.reporting.words import value_text
 from kzoo.studies.metrics import metric_kinds
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", *(f"pipelines/{paper}/README.md" for paper in ("dils", "dpiat", "net2net", "zoo")))
+PAGES = ("README.md", *(f"pipelines/{paper}/README.md" for paper in ("dils", "dpiat", "fusion", "net2net", "zoo")))
 _PLACE = re.compile(r"(<!-- verdicts: (\w+) -->)\n.*?(<!-- /verdicts -->)", re.DOTALL)
+_TABLES = re.compile(r"(<!-- tables: (\w+) -->)\n.*?(<!-- /tables -->)", re.DOTALL)
 
 
 def verdicts(paper: PaperResult) -> str:
@@ -26,9 +28,21 @@ def _row(result: ClaimResult) -> tuple[str, ...]:
     return " ".join(result.claim.statement.split()), result.claim.wanted, found, f"**{result.verdict}**"
 
 
+def tables(paper: PaperResult) -> str:
+    """All tables of a paper's results, each under its title."""
+    found = [] if paper.results is None else paper.results.tables
+    return "\n\n".join(f"{one.title}:\n\n{_table([one.columns, *one.rows])}" for one in found)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    head, *rest = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, f"| {' | '.join(['---'] * len(rows[0]))} |", *rest])
+
+
 def with_verdicts(text: str) -> str:
     """A page's text with its tables as the committed results give them."""
     papers = {paper.folder: paper for paper in read_report(ROOT, None, metric_kinds()).papers}
+    text = _TABLES.sub(lambda place: f"{place[1]}\n\n{tables(papers[place[2]])}\n\n{place[3]}", text)
     return _PLACE.sub(lambda place: f"{place[1]}\n\n{verdicts(papers[place[2]])}\n\n{place[3]}", text)
 
 

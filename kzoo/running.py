@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from kzoo.building import NetworkSpec
 from kzoo.carrying import param_groups
+from kzoo.comparing import comparison, require_comparable
 from kzoo.environment import environment_class, environment_text
 from kzoo.errors import CheckFailed, InputError
 from kzoo.files import new_folder, require_new
@@ -23,15 +23,13 @@ from kzoo.layout import CARD, CONFIG, ENVIRONMENT, METRICS, PLAN, RECIPE, WEIGHT
 from kzoo.methods.growth import GrowthReport
 from kzoo.model_card import transfer_card
 from kzoo.model_folder import network_config, write_weights
-from kzoo.recipe import IMAGES, DataSection, Recipe, SideInput, is_no_path, library_versions, moved, recipe_text
+from kzoo.recipe import IMAGES, Recipe, SideInput, is_no_path, library_versions, moved, recipe_text
 from kzoo.starting import Report, Start, method_parameters, started
-from kzoo.surroundings import Surroundings, try_out
+from kzoo.surroundings import Surroundings, recalibrated, try_out
 
 if TYPE_CHECKING:
     from kzoo.training.history import History
     from kzoo.training.tasks import Task
-
-_RECALIBRATION_IMAGES = 512
 
 
 class Diverged(CheckFailed):
@@ -69,6 +67,7 @@ def run_recipe(recipe: Recipe, where: Surroundings, out: Path, force: bool = Fal
         WorldError: the disk fails.
     """
     require_new(out, force)
+    require_comparable(recipe)
     parameters = method_parameters(recipe.method, recipe.parameters)
     # What the recipe leaves to defaults is written down, so that other defaults would change nothing.
     recipe = recipe.model_copy(update={"parameters": parameters.model_dump(exclude_none=True)})
@@ -79,8 +78,10 @@ def run_recipe(recipe: Recipe, where: Surroundings, out: Path, force: bool = Fal
         torch.set_num_threads(threads)
         start = started(recipe, where, parameters)
         if recipe.recalibrate is not None:
-            _recalibrate(start.module, recipe.recalibrate, where)
+            recalibrated(start.module, recipe.recalibrate, where)
         history, metrics = _trained(recipe, start, where, out)
+        if recipe.comparison is not None and metrics is not None:
+            metrics |= {"comparison": comparison(recipe, start.network, start.module, where)}
         recipe = _completed(recipe, threads, where, start.inputs)
         result = Result(out, recipe, start.network, start.report, history, metrics)
         if writes():
@@ -124,15 +125,6 @@ def _completed(recipe: Recipe, threads: int, where: Surroundings, inputs: Sequen
     }
     added = {"threads": threads, "versions": library_versions(), "sources": sources}
     return recipe.model_copy(update={**added, "inputs": [*recipe.inputs, *inputs], **images})
-
-
-def _recalibrate(module: nn.Module, section: DataSection, where: Surroundings) -> None:
-    from kzoo.training.evaluation import recalibrate
-
-    task = where.data(section)
-    try_out(module, task)
-    images = task.train.images
-    recalibrate(module, images[:_RECALIBRATION_IMAGES] if section.train is None else images)
 
 
 def _trained(

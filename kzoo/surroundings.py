@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from kzoo.training.tasks import Task
 
 Progress = Callable[[str, float], None]
+#: Where a recipe does not say on how many images statistics are measured.
+_RECALIBRATION_IMAGES = 512
 
 
 @dataclass(frozen=True)
@@ -143,3 +145,17 @@ def prepared(task: Task, count: int) -> Tensor:
 
     chosen = torch.arange(min(count, len(task.train)))
     return prepare(task.train.images[chosen])
+
+
+def recalibrated(module: nn.Module, section: DataSection, where: Surroundings) -> None:
+    """Measure batch normalisation's statistics anew, in place, on the images of a recipe.
+
+    Raises:
+        InputError: there are no such images, or the network does not take them.
+    """
+    from kzoo.training.evaluation import recalibrate
+
+    task = where.data(section)
+    try_out(module, task)
+    images = task.train.images
+    recalibrate(module, images[:_RECALIBRATION_IMAGES] if section.train is None else images)

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kzoo.cli.carrying import parameter, show, source_section, surroundings, tell_loading
-from kzoo.cli.common import as_json, complete_network, count
+from kzoo.cli.common import as_json, complete_network, count, print_json, print_table
 from kzoo.cli.fusing_files import check_sources, fuse_unknown
 from kzoo.errors import InputError
 
 if TYPE_CHECKING:
     from kzoo.fusing import FusionReport
-    from kzoo.recipe import DataSection, SourceSection
+    from kzoo.recipe import ComparisonSection, DataSection, SourceSection
+    from kzoo.running import Result
     from kzoo.surroundings import Surroundings
 
 _OUT = click.Path(path_type=Path)
@@ -61,8 +62,17 @@ _METHODS = ("weight_sum", "nonessential", "regmean", "layerwise")
     help="Unlabelled images: for all, or one task for each network; own: what each was trained on, as its recipe says.",
 )
 @click.option("--images", type=click.IntRange(min=2), default=512, show_default=True, help="So many of them.")
-@click.option("--image-size", type=click.IntRange(min=1), help="Of these images, in pixels; else the task's own.")
+@click.option("--image-size", type=click.IntRange(min=1), help="Of all images, in pixels; else the task's own.")
 @click.option("--recalibrate", metavar="TASK", help="Measure batch normalisation's statistics on images of this task.")
+@click.option(
+    "--evaluate", metavar="TASK", help="Test it, its parents, ensembles, --start, RegMean and joint training on TASK."
+)
+@click.option(
+    "--joint-epochs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --evaluate: train one network on all of TASK for so many epochs, as the ceiling.",
+)
 @click.option("-p", "--parameter", "more", multiple=True, metavar="NAME=VALUE", help="Another parameter of the method.")
 @click.option("--network", metavar="NAME", help="The network that the weights belong to, where they do not say.")
 @click.option("--check", is_flag=True, help="Only tell whether they fit, from their headers; nothing is fetched.")
@@ -97,6 +107,7 @@ def fuse(directory: Path | None, /, sources: Sequence[str], **options: Any) -> N
     from kzoo.files import require_new
 
     require_new(options["out"], options["force"])
+    comparison = _comparison(options)
     parameters = {name: options[name] for name in ("variant", "align", "norms", "heads") if options[name] is not None}
     parameters |= dict(parameter(text) for text in options["more"])
     if fuse_unknown(directory, sources, parameters, options):
@@ -123,9 +134,11 @@ def fuse(directory: Path | None, /, sources: Sequence[str], **options: Any) -> N
         method=options["method"],
         parameters=parameters,
         recalibrate=_images(options["recalibrate"], options, found.in_chans or 3),
+        data=_tested(options, found.in_chans or 3),
+        comparison=comparison,
     )
     result = run_recipe(recipe, where, options["out"], options["force"])
-    show(result.report, options["as_json"], False)
+    _show(result, options["as_json"])
     tell_loading(result)
 
 
@@ -203,6 +216,43 @@ def _images(task: str | None, options: dict[str, Any], channels: int) -> DataSec
     if task is None:
         return None
     return DataSection(task=task, train=options["images"], size=options["image_size"], channels=channels)
+
+
+def _comparison(options: dict[str, Any]) -> ComparisonSection | None:
+    """What is compared, with every setting of the joint training."""
+    from kzoo.recipe import ComparisonSection
+    from kzoo.training.settings import read_settings
+
+    epochs = options["joint_epochs"]
+    if options["evaluate"] is None:
+        if epochs is not None:
+            raise InputError("--joint-epochs is for a comparison: say on what, with --evaluate TASK")
+        return None
+    joint = None if epochs is None else read_settings({"epochs": epochs, "schedule": "cosine"})
+    return ComparisonSection(joint=joint)
+
+
+def _tested(options: dict[str, Any], channels: int) -> DataSection | None:
+    """All images of the task that the networks are compared on."""
+    from kzoo.recipe import DataSection
+
+    if options["evaluate"] is None:
+        return None
+    return DataSection(task=options["evaluate"], size=options["image_size"], channels=channels)
+
+
+def _show(result: Result, in_json: bool) -> None:
+    """Print what was fused, and how it compares."""
+    from kzoo.comparing import shown
+
+    found = None if result.metrics is None else result.metrics["comparison"]
+    if in_json and found is not None and result.report is not None:
+        print_json(result.report.to_dict() | {"comparison": found})
+        return
+    show(result.report, in_json, False)
+    if found is not None:
+        click.echo(f"\nOn the {found['rows']['fused']['images']:,} test images:")
+        print_table(list(shown(found)), ("", "accuracy"), right=("accuracy",))
 
 
 def show_fusion(report: FusionReport) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 
 import torch
+from scipy.linalg import eigh as scipy_eigh
 from torch import Tensor, nn
 
 from kzoo.errors import InputError
@@ -71,6 +72,17 @@ def set_weights(layer: nn.Module, weight: Tensor, bias: Tensor) -> None:
     layer.bias.copy_(bias)
 
 
+def eigenvectors(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, rising, and eigenvectors as columns, of a symmetric matrix (n x n)."""
+    try:
+        found: tuple[Tensor, Tensor] = torch.linalg.eigh(gram)
+        return found
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        # LAPACK's divide and conquer, which torch takes, gives up on some Grams of inputs that are mostly zero.
+        values, vectors = scipy_eigh(gram.numpy(), driver="evr")
+        return torch.from_numpy(values), torch.from_numpy(vectors)
+
+
 class Sums:
     """What least squares with an intercept needs of rows X and targets T, streamed: counts, means, centred products."""
 
@@ -120,7 +132,7 @@ class Sums:
         return weight, self.target_mean - weight @ self.mean
 
     def _truncated(self, wanted: Tensor, ridge: float) -> Tensor:
-        values, vectors = torch.linalg.eigh(self.gram)
+        values, vectors = eigenvectors(self.gram)
         kept = values > values.max() * len(values) * torch.finfo(torch.float64).eps
         inverse = torch.where(kept, 1 / torch.where(kept, values + ridge, 1.0), 0.0)
         found: Tensor = vectors @ (inverse[:, None] * (vectors.T @ wanted))

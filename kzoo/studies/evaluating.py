@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from kzoo.claims import Claim, read_claims
 from kzoo.studies.design import CLAIMS, Run
 from kzoo.studies.metrics import metric_kinds
+from kzoo.studies.stages import table_of_runs
 
 TABLE = "metrics.json"
 _Results = TypeVar("_Results")
@@ -31,7 +32,7 @@ def write_metrics(
     told = {
         "paper": run.paper,
         "profile": run.profile_name,
-        "environment": run.table("train.json")["environment"],
+        "environment": run.table(table_of_runs(kind))["environment"],
         "claims": found,
         "figures": figures(results),
         "tables": tables(results),

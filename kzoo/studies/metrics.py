@@ -99,6 +99,36 @@ class LostOptions(ArmOptions):
     """The most accuracy, on images held back, that an insertion of the stepwise loop cost, in points."""
 
 
+class FusionOptions(Section):
+    """An arm of a study of fusion, in some of its cases: the mean over them is taken; null for all of a kind."""
+
+    arm: str = Field(description="An arm, or what arms are compared with: chance, joint, ...")
+    data: list[str] | None = None
+    networks: list[str] | None = None
+    starts: list[str] | None = None
+
+
+class FusedOptions(FusionOptions):
+    """Test accuracy on all classes, in percent."""
+
+
+class AboveOptions(FusionOptions):
+    """Test accuracy of an arm less that of another, in points."""
+
+    against: str = Field(
+        description="Another arm, chance, parent (the best one), ensemble_probability, ensemble_logit, ensemble (the better of "
+        "the two), start or joint"
+    )
+
+
+class ApartOptions(AboveOptions):
+    """The same of one network less that of another, in points."""
+
+    networks: None = None
+    first: str
+    second: str
+
+
 _KINDS: Mapping[str, Mapping[str, MetricKind]] = MappingProxyType(
     {
         "dpiat": {
@@ -106,6 +136,11 @@ _KINDS: Mapping[str, Mapping[str, MetricKind]] = MappingProxyType(
             "ratio at every rate": MetricKind("ratio", RatesOptions),
             "correlation": MetricKind("correlation", CorrelationOptions),
             "ratio of groups": MetricKind("ratio", GroupsOptions),
+        },
+        "fusion": {
+            "accuracy when fused": MetricKind("percent", FusedOptions),
+            "points above": MetricKind("points", AboveOptions),
+            "points apart": MetricKind("points", ApartOptions),
         },
         "growth": {
             "difference in accuracy": MetricKind("points", DifferenceOptions),

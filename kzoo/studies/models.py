@@ -43,4 +43,6 @@ def copy_model(origin: Path, folder: Path) -> None:
     recipe = moved(read_recipe(origin / RECIPE), origin, folder)
     if recipe.plan is not None:
         recipe = recipe.model_copy(update={"plan": recipe.plan.model_copy(update={"path": PLAN})})
+    beside = [each.model_copy(update={"path": Path(each.path).name}) for each in recipe.inputs]
+    recipe = recipe.model_copy(update={"inputs": beside})
     (folder / RECIPE).write_text(recipe_text(recipe), encoding="utf-8")

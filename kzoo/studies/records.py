@@ -21,6 +21,7 @@ def told_of(result: Result) -> Record:
     ``epochs`` are test accuracies after each epoch. Where tests between epochs were asked for, ``tests`` are all of them: step
     and accuracy. Where nothing was trained there is one, with its ``loss``. Of a network that was grown: ``network``, its model and the edits of its
     structure; ``parameters``, how many it has; ``insertions``, of DILS; and of DILS's loop ``loop``, what each step did.
+    Of a fusion that was compared: ``comparison``, the accuracy of each row.
     """
     history, metrics, training = result.history, result.metrics, result.recipe.training
     # What a transfer reports has none of these.
@@ -37,6 +38,9 @@ def told_of(result: Result) -> Record:
         told["loss"] = round(metrics["test"]["loss"], 6)
         if loop is not None:
             told["epochs"] = [accuracy]
+    if metrics is not None and "comparison" in metrics:
+        rows = metrics["comparison"]["rows"]
+        told["comparison"] = {name: round(row["accuracy"], 6) for name, row in rows.items()}
     return told if report is None else told | _growth(report, result)
 
 

@@ -211,8 +211,71 @@ _GROWTH = (
     ),
 )
 
+_FUSION_TRAINED = ("data", "networks", "starts", "parents", "seeds")
+_FUSION = (
+    Stage(
+        "starts",
+        "kzoo.studies.fusion.starts",
+        (*_FUSION_TRAINED, "pretraining", "pretraining_share"),
+        tables=("starts.json",),
+        cached=("starts",),
+        networks=True,
+        computes=True,
+        desc="What parents begin with: random weights, and some that know a little of all classes",
+    ),
+    Stage(
+        "parents",
+        "kzoo.studies.fusion.parents",
+        (*_FUSION_TRAINED, "training"),
+        inputs=("starts.json", "starts"),
+        tables=("parents.json",),
+        cached=("parents",),
+        networks=True,
+        computes=True,
+        desc="The networks that are fused: each trained on some classes alone",
+    ),
+    Stage(
+        "fuse",
+        "kzoo.studies.fusion.fusions",
+        (*_FUSION_TRAINED, "training", "images", "arms", "keep"),
+        inputs=("starts.json", "starts", "parents.json", "parents"),
+        tables=("fuse.json",),
+        cached=("models",),
+        networks=True,
+        computes=True,
+        desc="Every case, arm and seed fused, beside parents, ensembles, start and joint training",
+    ),
+    Stage(
+        "evaluate",
+        "kzoo.studies.fusion.evaluation",
+        ("data", "networks", "starts", "parents", "arms", "seeds", "shown"),
+        inputs=("fuse.json",),
+        tables=("metrics.json",),
+        files=(CLAIMS,),
+        desc="The claims' metrics with their intervals, tables and figures",
+    ),
+    Stage(
+        "card",
+        "kzoo.studies.cards",
+        ("publish",),
+        inputs=("models", "metrics.json"),
+        tables=("card.json",),
+        cached=("model",),
+        files=(CLAIMS,),
+        desc="The model that is published, with a card that tells the claims",
+    ),
+)
+
 #: The stages of each kind of study, in order.
-STAGES: Mapping[str, tuple[Stage, ...]] = MappingProxyType({"dpiat": _DPIAT, "growth": _GROWTH, "zoo": _ZOO})
+STAGES: Mapping[str, tuple[Stage, ...]] = MappingProxyType(
+    {"dpiat": _DPIAT, "fusion": _FUSION, "growth": _GROWTH, "zoo": _ZOO}
+)
+_RUNS = {"fusion": "fuse.json"}
+
+
+def table_of_runs(kind: str) -> str:
+    """The table of a kind of study that holds its runs, and the class of machine that they come from."""
+    return _RUNS.get(kind, "train.json")
 
 
 def stage_module(stage: Stage) -> StageModule:

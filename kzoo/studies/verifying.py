@@ -19,9 +19,9 @@ from kzoo.studies.design import CLAIMS, Progress
 from kzoo.studies.metrics import metric_kinds
 from kzoo.studies.params import Study, require_profiles
 from kzoo.studies.running import OUT, run_stages, study_run
-from kzoo.studies.stages import stage_module
+from kzoo.studies.stages import stage_module, table_of_runs
 
-METRICS, RUNS = "metrics.json", "train.json"
+METRICS = "metrics.json"
 #: Keys of tables under which files are named, and those of their sha256.
 _FILES = {"weights": "sha256", "plan_file": "plan"}
 
@@ -193,12 +193,13 @@ def _check_metrics(found: Verification, study: Study, out: Path, metrics: Mappin
 def _compare(
     found: Verification, study: Study, tables: Mapping[str, Any], again: Mapping[str, Any], contradicted: list[str]
 ) -> None:
-    if again[RUNS]["environment"] == tables[RUNS]["environment"]:
+    runs = table_of_runs(study.kind)
+    if again[runs]["environment"] == tables[runs]["environment"]:
         found.rerun = "same class of machine: every table compared, with the sha256 of every network"
         found.failures += _other_tables(tables, again)
     else:
         found.rerun = f"another class of machine: accuracies compared within {study.tolerance}, and verdicts"
-        found.failures += [*_too_far(study.tolerance, tables[RUNS], again[RUNS]), *contradicted]
+        found.failures += [*_too_far(study.tolerance, runs, tables[runs], again[runs]), *contradicted]
 
 
 def _other_tables(tables: Mapping[str, Any], again: Mapping[str, Any]) -> Iterator[str]:
@@ -226,13 +227,13 @@ def _short(value: Any) -> str:
     return json.dumps(value)[:100]
 
 
-def _too_far(tolerance: float, table: Mapping[str, Any], again: Mapping[str, Any]) -> Iterator[str]:
+def _too_far(tolerance: float, name: str, table: Mapping[str, Any], again: Mapping[str, Any]) -> Iterator[str]:
     """Arms whose mean accuracy at the end lies too far from the committed one."""
     ours, theirs = _means(table), _means(again)
     for arm, mean in ours.items():
         if abs(theirs.get(arm, 0.0) - mean) > tolerance:
             yield (
-                f"{RUNS}: the arm {arm} has the mean accuracy {mean:.4f}, but the rerun gives {theirs.get(arm, 0.0):.4f}, "
+                f"{name}: the arm {arm} has the mean accuracy {mean:.4f}, but the rerun gives {theirs.get(arm, 0.0):.4f}, "
                 f"further away than {tolerance}"
             )
 
@@ -240,7 +241,9 @@ def _too_far(tolerance: float, table: Mapping[str, Any], again: Mapping[str, Any
 def _means(table: Mapping[str, Any]) -> dict[str, float]:
     accuracies: dict[str, list[float]] = {}
     for row in table["runs"]:
-        accuracies.setdefault(row["arm"], []).append(row["epochs"][-1] if row["epochs"] else 0.0)
+        # What was not trained was tested once.
+        accuracy = row["accuracy"] if "accuracy" in row else row["epochs"][-1] if row["epochs"] else 0.0
+        accuracies.setdefault(row["arm"], []).append(accuracy)
     return {arm: statistics.mean(values) for arm, values in accuracies.items()}
 
 

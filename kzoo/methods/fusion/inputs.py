@@ -20,7 +20,7 @@ from kzoo.methods.fusion.permutations import Permutation, Symmetries, permute
 from kzoo.methods.fusion.roles import LEARNED, Role, mean_beside
 from kzoo.methods.fusion.rules import mean
 from kzoo.methods.fusion.states import fuse_unlearned, state_roles
-from kzoo.methods.least_squares import rows_of
+from kzoo.methods.least_squares import eigenvectors, rows_of
 from kzoo.training.evaluation import evaluation_mode, place
 
 State = Mapping[str, Tensor]
@@ -180,7 +180,7 @@ def _inverse(gram: Tensor, ridge: float) -> Tensor:
         factor, failed = torch.linalg.cholesky_ex(gram + ridge * size * torch.eye(len(gram), dtype=torch.float64))
         if not failed:
             return torch.cholesky_inverse(factor)
-    values, vectors = torch.linalg.eigh(gram)
+    values, vectors = eigenvectors(gram)
     kept = values > values.max() * len(values) * torch.finfo(torch.float64).eps
     inverse = torch.where(kept, 1 / torch.where(kept, values + ridge * size, 1.0), 0.0)
     found: Tensor = (vectors * inverse) @ vectors.T
@@ -206,7 +206,7 @@ def null_space_maps(gram: Tensor, intercept: bool, energy: float = 0.99) -> RowM
 
 def _used(gram: Tensor, energy: float) -> Tensor:
     """The projection on the fewest directions that hold a share of a Gram's trace."""
-    values, vectors = torch.linalg.eigh(gram)
+    values, vectors = eigenvectors(gram)
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
     held = values.cumsum(0)
     count = int((held < energy * held[-1]).sum()) + 1 if energy > 0 and held[-1] > 0 else 0

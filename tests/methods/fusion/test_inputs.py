@@ -10,6 +10,7 @@ from kzoo.methods.fusion.inputs import input_grams, null_space, null_space_maps,
 from kzoo.methods.fusion.permutations import permute, random_permutation, symmetries
 from kzoo.methods.fusion.rules import average, delta_sum
 from kzoo.methods.fusion.states import fuse_states
+from kzoo.methods.least_squares import eigenvectors
 from tests.growing import Attention, Grouped, Inverted
 from tests.methods.fusion.networks import Joined, ResidualNorm, images, mlp, trained
 
@@ -145,6 +146,24 @@ def test_the_null_space_of_the_firsts_inputs_is_what_changes() -> None:
     torch.testing.assert_close(weight @ free.T, (first + second - start) @ free.T)
     everything, _ = null_space_maps(gram_of(inputs), False, 0).fuse([first, second, start])
     torch.testing.assert_close(everything, first + second - start)
+
+
+def test_eigenvectors_are_found_where_divide_and_conquer_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = torch.randn(40, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    rows[:, 4:] = 0
+    gram = rows.T @ rows
+    expected = null_space_maps(gram[None], intercept=True, energy=0.9)
+
+    def gives_up(matrix: Tensor) -> tuple[Tensor, Tensor]:
+        raise torch.linalg.LinAlgError("linalg.eigh: The algorithm failed to converge")
+
+    monkeypatch.setattr(torch.linalg, "eigh", gives_up)
+    values, vectors = eigenvectors(gram)
+    torch.testing.assert_close(gram @ vectors, vectors * values)
+    assert values.diff().min() >= 0
+    found = null_space_maps(gram[None], intercept=True, energy=0.9)
+    for ours, theirs in zip(found.matrices, expected.matrices, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_the_null_space_variant_protects_the_first_parent() -> None:
