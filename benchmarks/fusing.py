@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -93,16 +94,17 @@ def copy(files: Sequence[Path], out: Path) -> Callable[[], None]:
 
 @dataclass
 class Watched:
-    """How long a process ran, the most anonymous memory of it and its children, and its peak with mapped files."""
+    """How long a process ran and on the processor, the most anonymous memory of it and its children, its peak with files."""
 
     seconds: float
+    cpu_seconds: float
     anonymous_mb: float
     peak_mb: float
 
 
 def watch(command: Sequence[str]) -> Watched:
     """Run a command to its end."""
-    started, anonymous, peak = time.perf_counter(), 0, 0
+    started, anonymous, peak, before = time.perf_counter(), 0, 0, on_processor()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     while process.poll() is None:
         found = [status(each) for each in family(process.pid)]
@@ -113,7 +115,13 @@ def watch(command: Sequence[str]) -> Watched:
     assert process.stderr is not None
     if process.returncode:
         raise RuntimeError(process.stderr.read().decode())
-    return Watched(taken, round(anonymous / 1024, 1), round(peak / 1024, 1))
+    return Watched(taken, on_processor() - before, round(anonymous / 1024, 1), round(peak / 1024, 1))
+
+
+def on_processor() -> float:
+    """Seconds that all children took so far."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def family(process: int) -> list[int]:
@@ -140,20 +148,24 @@ def measured(folder: Path, shards: tuple[int, int]) -> dict[str, Any]:
     files = [file for place, parent in enumerate(parents) for file in make(parent, place, shards[place])]
     out = folder / "fused"
     command = [*COMMAND, *map(str, parents), "--out", str(out)]
-    baselines, fusions = [], []
+    baselines, fusions, loads = [], [], []
     for _ in range(ROUNDS):
         forget(files)
         baselines.append(seconds(copy(files, folder / "copy")))
         (folder / "copy").unlink()
         forget(files)
         fusions.append(watch(command))
+        loads.append(round(os.getloadavg()[0], 1))
         shutil.rmtree(out)
         print(f"{shards}: baseline {baselines[-1]:.1f} s, {fusions[-1]}", file=sys.stderr, flush=True)
     found: dict[str, Any] = {
         "shards": list(shards),
         "baseline_s": summary(baselines, 2),
         "fuse_s": summary([one.seconds for one in fusions], 2),
+        "fuse_cpu_s": summary([one.cpu_seconds for one in fusions], 2),
         "times_the_baseline": summary([one.seconds / base for one, base in zip(fusions, baselines, strict=True)], 2),
+        # What else the machine did: more than its cores, and the processor was shared.
+        "load_average": loads,
         "peak_anonymous_memory_mb": max(one.anonymous_mb for one in fusions),
         "peak_memory_with_files_mb": max(one.peak_mb for one in fusions),
     }

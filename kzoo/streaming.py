@@ -127,7 +127,8 @@ class Stored:
         if shard not in self._opened:
             descriptor = os.open(shard, os.O_RDONLY)
             self._opened[shard] = descriptor, {}
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
             length = int.from_bytes(os.pread(descriptor, _LENGTH_BYTES, 0), "little")
             if length > MOST_HEADER:
                 raise ValueError("its header is another one")

@@ -97,6 +97,9 @@ def fuse(directory: Path | None, /, sources: Sequence[str], **options: Any) -> N
     Each is a safetensors file, a folder that holds one, local:NAME, or a network of the Hub (hf:user/name, or a registry
     id).
 
+    Weights of a network that kzoo does not know are fused tensor by tensor (weight_sum; nonessential with
+    -p importance=magnitude, or distance from --start), whatever their size.
+
     With --check only headers are read: do they fit, which tensors differ, how much would be fetched, and which license may
     the result carry. Exit code 0 if they fit, else 1. Its JSON: "fits"; "problem", the reason if not; "parents", of each
     "name", "tensors", "parameters", "dtypes" (tensors by type), "bytes", "fetched_bytes" (still to fetch), "license";

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: So many differing tensors are shown.
 _MOST_SHOWN = 12
 #: Options that need a network to be built, or name it.
-_OF_NETWORKS = ("network", "data", "recalibrate", "classes")
+_OF_NETWORKS = ("network", "data", "recalibrate", "classes", "evaluate")
 
 
 def check_sources(directory: Path | None, sources: Sequence[str], as_json: bool) -> None:
