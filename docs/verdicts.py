@@ -11,7 +11,8 @@ from kzoo.reporting.words import value_text
 from kzoo.studies.metrics import metric_kinds
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", *(f"pipelines/{paper}/README.md" for paper in ("dils", "dpiat", "fusion", "net2net", "zoo")))
+_PAPERS = ("amalgamation", "dils", "dpiat", "fusion", "net2net", "zoo")
+PAGES = ("README.md", *(f"pipelines/{paper}/README.md" for paper in _PAPERS))
 _PLACE = re.compile(r"(<!-- verdicts: (\w+) -->)\n.*?(<!-- /verdicts -->)", re.DOTALL)
 _TABLES = re.compile(r"(<!-- tables: (\w+) -->)\n.*?(<!-- /tables -->)", re.DOTALL)
 

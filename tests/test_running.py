@@ -18,7 +18,7 @@ import kzoo
 import kzoo.training.loop
 from kzoo.errors import InputError
 from kzoo.files import new_folder
-from kzoo.recipe import Recipe, TargetSection, moved, read_recipe, recipe_text
+from kzoo.recipe import DataSection, Recipe, TargetSection, moved, read_recipe, recipe_text
 
 FILES = ["README.md", "config.json", "environment.yaml", "model.safetensors", "recipe.yaml"]
 
@@ -684,3 +684,16 @@ def test_the_recipe_s_digest_is_that_of_the_config(command, recipe_of, tmp_path)
     _, said, _ = command("run", tmp_path / "r.yaml", "--out", tmp_path / "out", "--json")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert json.loads(said)["recipe"] == config["kzoo"]["recipe"]
+
+
+def test_images_held_back_are_no_part_of_older_digests():
+    data = DataSection(task="digits", train=100, classes=("1", "2"), seed=3)
+    target = TargetSection(model="small:mlp-1x16", classes=2)
+    recipe = Recipe(target=target, method="random", data=data, recalibrate=DataSection(task="digits"))
+    # As it was before a recipe could say so.
+    assert recipe.digest == "cf547a7f2a83a46a82616be81c12ebbb7fadfc8675596917a0659d7145e95978"
+    held = data.model_copy(update={"validation": 10})
+    others = [
+        recipe.model_copy(update={"data": one}) for one in (held, held.model_copy(update={"split": "validation"}))
+    ]
+    assert len({recipe.digest, *(other.digest for other in others)}) == 3

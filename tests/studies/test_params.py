@@ -53,7 +53,11 @@ def test_the_paper_profile_is_the_authors_grid():
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("kzoo_study: dpiat", "kzoo_study: dpait", "params.yaml:2: kzoo_study: expected one of dpiat, fusion, growth, zoo, found 'dpait'"),
+        (
+            "kzoo_study: dpiat",
+            "kzoo_study: dpait",
+            "params.yaml:2: kzoo_study: expected one of amalgamation, dpiat, fusion, growth, zoo, found 'dpait'",
+        ),
         ("profile: default", "profile: defualt", "params.yaml:3: profile: there is no profile 'defualt'; nearest: default"),
         ("tolerance: 0.03", "tolerance: 3", "params.yaml:5: tolerance: expected a number of at most 1"),
         ("tolerance: 0.03\n", "", "params.yaml:1: tolerance: is missing"),

@@ -24,11 +24,13 @@ from torch.utils.data import DataLoader
 
 from benchmarks.tasks import difficulty_table
 from kzoo import InputError, WorldError
+from kzoo.recipe import DataSection
+from kzoo.surroundings import load_data
 from kzoo.training import data, published
 from kzoo.training.data import TASKS, Task, contact_sheet, load_task
 from kzoo.training.folders import FileImages
 from kzoo.training.glyphs import CHARACTERS, FONTS, RANGES, TINT, draw
-from kzoo.training.tasks import TEST, TRAIN, chosen, parted, restricted, shuffled, taking_turns
+from kzoo.training.tasks import TEST, TRAIN, chosen, parted, restricted, shuffled, taking_turns, without_validation
 
 ROOT = Path(__file__).parent.parent.parent
 Folder = dict[str, int]
@@ -586,6 +588,40 @@ def test_images_of_some_classes_in_files_are_read_when_asked_for(tmp_path: Path)
     assert torch.equal(kept.train.images[:], whole.train.images[places])
     assert kept.train.images.shape == whole.train.images[places].shape
     assert kept.fingerprint != whole.fingerprint
+
+
+def test_the_last_training_images_are_held_back_and_may_stand_in_for_test_images() -> None:
+    whole = load_task("digits", train=100, test=50, seed=3)
+    rest, tried = without_validation(whole, 30), without_validation(whole, 30, tested=True)
+    for task in (rest, tried):
+        assert torch.equal(task.train.images, whole.train.images[:70])
+        assert torch.equal(task.train.labels, whole.train.labels[:70])
+    assert torch.equal(rest.test.images, whole.test.images) and torch.equal(rest.test.labels, whole.test.labels)
+    assert torch.equal(tried.test.images, whole.train.images[70:])
+    assert torch.equal(tried.test.labels, whole.train.labels[70:])
+    assert len({whole.fingerprint, rest.fingerprint, tried.fingerprint}) == 3
+    with pytest.raises(InputError, match="has 100 training images, of which 100 are to be held back: hold back fewer"):
+        without_validation(whole, 100)
+
+
+def test_images_in_files_that_are_held_back_are_read_when_asked_for(tmp_path: Path) -> None:
+    folder(tmp_path / "train", {"cat": 3, "dog": 4})
+    folder(tmp_path / "val", {"cat": 1, "dog": 2})
+    whole = load_task(f"imagefolder:{tmp_path}", size=8)
+    tried = without_validation(whole, 2, tested=True)
+    assert (len(tried.train), tried.train.images.shape) == (5, (5, 3, 8, 8))
+    assert torch.equal(tried.test.images[:], whole.train.images[5:7])
+    kept = restricted(tried, [whole.classes[1]])
+    assert torch.equal(kept.test.images[:], tried.test.images[:][tried.test.labels == 1])
+
+
+def test_a_recipe_tests_on_images_held_back_only_where_some_are(tmp_path: Path) -> None:
+    section = DataSection(task="digits", train=60, test=20, classes=("1", "2"), validation=20, split="validation")
+    task = load_data(section, tmp_path)
+    # They are held back before classes are chosen.
+    assert (len(task.train), len(task.test), task.classes) == (8, 4, ("1", "2"))
+    with pytest.raises(InputError, match=r"say how many \(validation\)"):
+        load_data(section.model_copy(update={"validation": None}), tmp_path)
 
 
 @pytest.mark.parametrize(("names", "said"), [(["x"], "no class 'x'"), ([], "none is"), (["1", "1"], "twice")])
