@@ -251,7 +251,7 @@ def test_from_python_with_modules_and_images_alone(pair) -> None:
     before = {name: tensor.clone() for name, tensor in teachers[0].state_dict().items()}
     student = kzoo.fuse(
         teachers, method="cfl", student="small:resnet-1x8", images=images, classes=["01234", "56789"],
-        training={"epochs": 10, "lr": 5e-3, "threads": 1}, calibrate="scale",
+        training={"epochs": 6, "lr": 5e-3, "threads": 1}, calibrate="scale",
     )  # fmt: skip
     told = kzoo.report(student)
     assert told.classes == tuple("0123456789") and [one.network for one in told.teachers][1] == "small:mobilenet-1x8"

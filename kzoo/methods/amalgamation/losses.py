@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, normalize
 
-Overlap = Literal["sum", "max"]
+from kzoo.methods.amalgamation.parameters import Overlap
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from kzoo.errors import InputError
-from kzoo.methods.amalgamation.losses import Overlap, merged_max, soft_targets, spreads
-from kzoo.methods.amalgamation.parameters import CflParameters, KdParameters
+from kzoo.methods.amalgamation.losses import merged_max, soft_targets, spreads
+from kzoo.methods.amalgamation.parameters import CflParameters, KdParameters, Overlap
 from kzoo.methods.amalgamation.teachers import Teacher
 
 _MEASURED_AT_ONCE = 64

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from kzoo.methods.amalgamation.losses import Kernels, Overlap
+if TYPE_CHECKING:
+    from kzoo.methods.amalgamation.losses import Kernels
 
+Overlap = Literal["sum", "max"]
 Parts = Literal["full", "mmd", "reconstruction"]
 
 
@@ -88,6 +90,9 @@ class CflParameters(KdParameters):
     @property
     def kernels(self) -> Kernels:
         """The kernels of the discrepancy."""
+        # Recipes are read, and published, without torch.
+        from kzoo.methods.amalgamation.losses import Kernels
+
         return Kernels(self.sigmas, self.multiples)
 
     def widths(self, channels: int) -> tuple[int, int]:

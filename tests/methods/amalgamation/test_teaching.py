@@ -30,7 +30,7 @@ def taught(parameters: KdParameters, student: str = "small:resnet-1x8", **choice
     values = {"epochs": 2, "lr": 3e-3, "batch_size": 64, "threads": 1} | choices.pop("settings", {})
     panel = choices.pop("teachers", None) or teachers()
     module = network(student, len(CLASSES), seed=3)
-    images = Unlabelled(digits().train.images)
+    images = Unlabelled(digits().train.images[: choices.pop("images", 192)])
     choices = {"classes": CLASSES, "test": digits().test} | choices
     return module, teach(module, panel, images, parameters, TrainingSettings(**values), **choices)
 
@@ -92,16 +92,16 @@ def test_kept_answers_change_no_byte_and_are_asked_for_once(
     ask = Panel.answers
     monkeypatch.setattr(Panel, "answers", lambda *rest: asked.append(len(rest[1])) or ask(*rest))
     kept, _ = taught(parameters, settings={"epochs": 3}, checkpoint=tmp_path / "checkpoint")
-    assert sum(asked) == 400
+    assert sum(asked) == 192
     assert sorted(path.name.partition("-")[0] for path in (tmp_path / "checkpoint").iterdir()) == [
         "checkpoint", "checkpoint.json",
     ]  # fmt: skip
     anew, _ = taught(parameters.model_copy(update={"cache": 0.0}), settings={"epochs": 3})
-    assert sum(asked) == 4 * 400
+    assert sum(asked) == 4 * 192
     assert same(kept, anew)
     # A teacher answers to what the student sees: moved images are others.
     taught(parameters, settings={"augment": "shift"})
-    assert sum(asked) == 6 * 400
+    assert sum(asked) == 6 * 192
 
 
 def test_an_interrupted_teaching_goes_on_bit_for_bit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_an_interrupted_teaching_goes_on_bit_for_bit(monkeypatch: pytest.MonkeyP
 
 
 def test_without_test_images_accuracy_is_agreement_with_the_teachers() -> None:
-    module, found = taught(KdParameters(), classes=None, test=None, settings={"epochs": 8, "lr": 5e-3})
+    module, found = taught(KdParameters(), images=400, classes=None, test=None, settings={"epochs": 8, "lr": 5e-3})
     assert found.panel.classes == tuple(CLASSES)
     agreed = found.history.epochs[-1].test_accuracy
     told = answers(module, found.panel, digits().train)
@@ -138,7 +138,7 @@ def test_without_test_images_accuracy_is_agreement_with_the_teachers() -> None:
 
 def test_a_student_of_three_teachers_that_share_classes_learns_what_they_know() -> None:
     three = teachers(3)
-    module, found = taught(CflParameters(), teachers=three, settings={"epochs": 12, "lr": 5e-3, "schedule": "cosine"})
+    module, found = taught(CflParameters(), teachers=three, images=400, settings={"epochs": 8, "lr": 5e-3})
     told = comparison(found.panel, answers(module, found.panel, digits().test))
     assert told["joint"] == found.history.epochs[-1].test_accuracy
     assert [(one["classes"], one["images"]) for one in told["tasks"]] == [(5, 100), (5, 100), (4, 80)]
