@@ -35,6 +35,7 @@ bench: $(VENV)/.bench  ## Measure; writes benchmarks/results.
 	$(BIN)/python -m benchmarks.tasks
 	$(BIN)/python -m benchmarks.surgery
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.fusing
 
 gain: $(VENV)/.bench  ## Does a good start help? At most an hour on two cores; resumes where it was stopped. Writes benchmarks/results.
 	$(BIN)/python -m benchmarks.gain

@@ -70,6 +70,7 @@ def table() -> str:
         *_header_rows(headers),
         *_surgery_rows(load("surgery")),
         *_training_rows(load("training")),
+        *_fusing_rows(load("fusing")),
         (
             f"{fuzz['cases']:,} hostile headers, shards, configs, indexes and registry files",
             f"{fuzz['escaped']} without an answer or one sentence; slowest "
@@ -144,6 +145,17 @@ def _training_rows(training: dict[str, Any]) -> list[tuple[str, str]]:
             f"{span(found['overhead_of_kzoo'], '%', 100, 1)}",
         )
         for name, found in training["networks"].items()
+    ]
+
+
+def _fusing_rows(fusing: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (
+            f"`kzoo fuse A B` of two networks of {fusing['bytes_each'] / 1e9:.0f} GB ({name}), beside reading both and writing one",
+            f"{span(found['times_the_baseline'], 'times')}; {span(found['fuse_s'], digits=1)}; anonymous memory "
+            f"{found['peak_anonymous_memory_mb']:.0f} MB at most",
+        )
+        for name, found in fusing["files"].items()
     ]
 
 

@@ -16,7 +16,7 @@ from kzoo.building import NetworkSpec, build_network
 from kzoo.errors import InputError
 from kzoo.fusing import fused_start
 from kzoo.methods.fusion.ensembles import Ensemble
-from kzoo.methods.fusion.methods import FUSION, RegMeanParameters
+from kzoo.methods.fusion.parameters import FUSION, RegMeanParameters
 from kzoo.recipe import Recipe, public_path
 from kzoo.surroundings import Surroundings, recalibrated
 from kzoo.trained_modules import load_trained

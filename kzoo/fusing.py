@@ -9,29 +9,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from kzoo.building import NetworkSpec, build_network, outline
-from kzoo.errors import CheckFailed, InputError
+from kzoo.errors import InputError
 from kzoo.growing import example_of
-from kzoo.hashing import weights_sha256
+from kzoo.layout import side_input
 from kzoo.methods.fusion.classifiers import check_outputs, expanded_state, union_of_classes
 from kzoo.methods.fusion.importance import fisher
 from kzoo.methods.fusion.inputs import input_grams
 from kzoo.methods.fusion.methods import Fused, FusionParameters, Parents, described, fuse
 from kzoo.methods.fusion.parents import check_classes, check_digests, check_parents
+from kzoo.methods.fusion.states import module_roles
 from kzoo.methods.probing import example_images
 from kzoo.recipe import Recipe, SideInput, public_path
+from kzoo.side_inputs import read_side_input, require_measured
+from kzoo.streamed_fusing import check_streams, fuse_streamed
 from kzoo.surroundings import Surroundings
-from kzoo.trained_modules import load_trained
+from kzoo.tensor_fusing import measured_files
+from kzoo.trained_modules import load_trained, require_fit
 from kzoo.training.batches import prepare
 from kzoo.training.evaluation import place
 from kzoo.weights import TrainedNetwork
 
 #: How what is known of a network beside its weights is measured on images.
 MEASURED: Mapping[str, Callable[[nn.Module, Tensor], dict[str, Tensor]]] = {"fisher": fisher, "gram": input_grams}
+
+#: Bytes that are fused in a moment, so that no progress is told.
+_QUIET = 200_000_000
 
 
 @dataclass(frozen=True)
@@ -59,12 +65,16 @@ class FusionReport:
 
 @dataclass(frozen=True)
 class FusedStart:
-    """A fused network, the report, and files that were measured on the way: what the recipe says of them, and contents."""
+    """A fused network, the report, and files that were measured on the way: what the recipe says of them, and contents.
+
+    Where there is ``write``, the module has no weights, and that makes their files in a folder.
+    """
 
     module: nn.Module
     report: FusionReport
     inputs: tuple[SideInput, ...] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)
+    write: Callable[[Path], object] | None = None
 
 
 def fused_start(recipe: Recipe, spec: NetworkSpec, where: Surroundings, parameters: FusionParameters) -> FusedStart:
@@ -84,6 +94,9 @@ def fused_start(recipe: Recipe, spec: NetworkSpec, where: Surroundings, paramete
     classes = _classes(recipe, spec, where, parameters)
     heads = head_tensors(spec, where) if parameters.heads == "joined" else ()
     check_digests(names, [one.sha256 for one in trained])
+    began = where.checked(recipe.start) if recipe.start is not None and "start" in parameters.needs else None
+    if streams(recipe, parameters, trained, began):
+        return _streamed_start(recipe, spec, where, parameters, trained, classes)
     check_parents(names, [one.tensors for one in trained], heads)
     if heads and classes:
         for name, one, own in zip(names, trained, classes, strict=True):
@@ -91,8 +104,8 @@ def fused_start(recipe: Recipe, spec: NetworkSpec, where: Surroundings, paramete
     specs = [_with_outputs(spec, one) for one in classes] if heads and classes else [spec] * len(trained)
     modules = [load_trained(one, own, where.zoo, where.trust_code) for one, own in zip(trained, specs, strict=True)]
     needed = parameters.needs
-    images = _images(recipe, where, needed)
-    example = next((one[:2] for one in images if one is not None), None)
+    images = _images(recipe, where, parameters)
+    example = _example(recipe, images)
     if example is None:
         example = example_of(specs[0], modules[0])
     side, inputs, files = _side_inputs(recipe, where, modules, images, needed)
@@ -112,6 +125,68 @@ def fused_start(recipe: Recipe, spec: NetworkSpec, where: Surroundings, paramete
     found = fuse(recipe.method, parameters, parents)
     report = fusion_report(recipe.method, parameters, names, found, classes)
     return FusedStart(found.module, report, tuple(inputs), files)
+
+
+def streams(
+    recipe: Recipe, parameters: FusionParameters, trained: Sequence[TrainedNetwork], start: TrainedNetwork | None
+) -> bool:
+    """Whether weights can be fused from file to file: nothing needs a network with weights, and all lie in files of one type.
+
+    ``trained`` are the sources, and ``start`` what they were trained from, where the method needs it.
+    """
+    every = [*trained, *([start] if start is not None else [])]
+    used = (recipe.data, recipe.training, recipe.recalibrate, recipe.comparison)
+    known = {one.source for one in recipe.inputs if one.kind == "fisher"}
+    measured = "fisher" not in parameters.needs or known == set(range(len(recipe.sources)))
+    began = "start" not in parameters.needs or start is not None
+    kinds = [{tensor.dtype for tensor in one.tensors.values()} for one in every]
+    # A module has one type of fractions, and counts in 64 bits.
+    plain = all(
+        sum(kind.is_floating_point for kind in each) == 1
+        and all(kind.is_floating_point or kind == torch.int64 for kind in each)
+        for each in kinds
+    )
+    files = all(one.file is not None and one.submodule is None for one in every)
+    return parameters.by_tensor and all(one is None for one in used) and measured and began and plain and files
+
+
+def _streamed_start(
+    recipe: Recipe,
+    spec: NetworkSpec,
+    where: Surroundings,
+    parameters: FusionParameters,
+    trained: Sequence[TrainedNetwork],
+    classes: Sequence[Sequence[str]] | None,
+) -> FusedStart:
+    """The same network without weights; they are fused when they are written."""
+    names = [public_path(one.name) for one in trained]
+    files = [one.file for one in trained if one.file is not None]
+    check_streams(names, files)
+    module = outline(spec, where.zoo, where.trust_code)
+    require_fit(trained[0], spec, module)
+    if "start" in parameters.needs:
+        _start(recipe, where, trained[0])
+    start = where.checked(recipe.start).file if recipe.start is not None and "start" in parameters.needs else None
+    measured = measured_files(recipe, where.base) if "fisher" in parameters.needs else None
+    for known in recipe.inputs if measured is not None else ():
+        require_measured(known, where.base / known.path, module)
+    roles = module_roles(module)
+
+    def write(folder: Path) -> None:
+        told = where.progress if sum(one.path.stat().st_size for one in files) > _QUIET else None
+        fuse_streamed(
+            parameters,
+            names,
+            files,
+            folder,
+            start=start,
+            importance=measured,
+            roles=roles,
+            sharded=False,
+            progress=told or (lambda _what, _done: None),
+        )
+
+    return FusedStart(module, fusion_report(recipe.method, parameters, names, Fused(module), classes), write=write)
 
 
 def fusion_report(
@@ -194,12 +269,40 @@ def _side_by_side(
     return parents.joined(modules, classes, heads)
 
 
-def _images(recipe: Recipe, where: Surroundings, needed: frozenset[str]) -> list[Tensor | None]:
+def _images(recipe: Recipe, where: Surroundings, parameters: FusionParameters) -> list[Tensor | None]:
     """Unlabelled images of each source, ready for the networks; None where the recipe names none, or nothing needs them."""
-    if not needed & {"images", "fisher", "gram"}:
-        return [None] * len(recipe.sources)
-    splits = [None if source.images is None else where.data(source.images).train for source in recipe.sources]
+    used = images_used(recipe, parameters)
+    splits = [
+        where.data(source.images).train if source.images is not None and use else None
+        for source, use in zip(recipe.sources, used, strict=True)
+    ]
     return [None if split is None else prepare(split.images[torch.arange(len(split))]) for split in splits]
+
+
+def images_used(recipe: Recipe, parameters: FusionParameters) -> list[bool]:
+    """Of each source, whether its images are looked at: not where all that they would be measured for is in files.
+
+    An alignment traces the networks on images of the size that the recipe names, or else on the images themselves.
+    """
+    known = {(one.kind, one.source) for one in recipe.inputs}
+    measured = parameters.needs & MEASURED.keys()
+    return [
+        "images" in parameters.needs
+        or any((kind, number) not in known for kind in measured)
+        or bool(measured and parameters.align != "none" and source.images is not None and source.images.size is None)
+        for number, source in enumerate(recipe.sources)
+    ]
+
+
+def _example(recipe: Recipe, images: Sequence[Tensor | None]) -> Tensor | None:
+    """Images, or noise of the size of images, to trace networks on; None where the recipe says nothing of images."""
+    for source, some in zip(recipe.sources, images, strict=True):
+        if some is not None:
+            return some[:2]
+        if source.images is not None and source.images.size is not None and source.images.channels is not None:
+            shape = (2, source.images.channels, source.images.size, source.images.size)
+            return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    return None
 
 
 def _start(
@@ -238,11 +341,11 @@ def _side_inputs(
         for number, (module, some) in enumerate(zip(modules, images, strict=True)):
             known = next((one for one in recipe.inputs if (one.kind, one.source) == (kind, number)), None)
             if known is not None:
-                each.append(_read(known, where.base))
+                each.append(read_side_input(known, where.base, module))
             elif some is not None:
                 tensors = {name: tensor.contiguous() for name, tensor in MEASURED[kind](module, some).items()}
                 content = save(tensors, metadata={"format": "pt"})
-                name = f"{kind}-{number}.safetensors"
+                name = side_input(kind, number)
                 files[name] = content
                 inputs.append(
                     SideInput(kind=kind, source=number, path=name, sha256=hashlib.sha256(content).hexdigest())  # type: ignore[arg-type]
@@ -251,15 +354,3 @@ def _side_inputs(
         if len(each) == len(modules):
             found[kind] = each
     return found, inputs, files
-
-
-def _read(known: SideInput, base: Path) -> dict[str, Tensor]:
-    path = base / known.path
-    try:
-        digest = weights_sha256([path])
-        found: dict[str, Tensor] = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} cannot be read ({error!s:.200}): give the file that the recipe names") from None
-    if digest != known.sha256:
-        raise CheckFailed(f"{known.path} has the sha256 {digest}, but the recipe was made with {known.sha256}")
-    return found

@@ -20,7 +20,7 @@ from kzoo.methods.fusion.parents import check_classes, check_headers, check_pare
 from kzoo.methods.probing import example_images
 from kzoo.methods.transfers import checked_parameters
 from kzoo.trained_modules import load_trained, trained_network
-from kzoo.weights import open_trained
+from kzoo.weights import in_any_order, open_trained
 
 Network = nn.Module | str | Path
 
@@ -89,7 +89,8 @@ def _module(network: object, like: nn.Module | None, registry: Registry) -> nn.M
         raise InputError(
             f"a network is a torch module, a file or folder, or a model's name, not {type(network).__name__}: give one"
         )
-    trained = open_trained(network, lambda: open_zoo(registry))
+    with in_any_order():
+        trained = open_trained(network, lambda: open_zoo(registry))
     if like is None:
         return load_trained(trained, trained_network(trained, lambda: open_zoo(registry)), lambda: open_zoo(registry))
     check_headers(["the module", trained.name], [header_of(like.state_dict()), header_of(trained.tensors)])

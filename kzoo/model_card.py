@@ -39,7 +39,10 @@ def _origin(recipe: Recipe, report: TransferReport | GrowthReport | FusionReport
         names = ", ".join(
             f"`{name}` (sha256 `{each.sha256}`)" for name, each in zip(report.parents, recipe.sources, strict=True)
         )
-        return f"It was fused without training from {names}, by kzoo's method {recipe.method}."
+        variant = recipe.parameters.get("variant")
+        how = f"{recipe.method} ({variant})" if variant else recipe.method
+        near = ", a reconstruction of arXiv 1809.09399 from its abstract" if variant else ""
+        return f"It was fused without training from {names}, by kzoo's method {how}{near}."
     if report is None or recipe.method == "random":
         return f"Initialised at random, seed {recipe.target.seed}."
     variant = recipe.parameters.get("variant", "full_state") if recipe.method == "dpiat" else ""

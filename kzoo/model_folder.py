@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from kzoo.building import NetworkSpec, build_network
 from kzoo.errors import InputError, WorldError
 from kzoo.facade import Registry, open_zoo
-from kzoo.layout import CONFIG, WEIGHTS
+from kzoo.layout import CONFIG, TENSORS, WEIGHTS
 from kzoo.readers.files import SMALL, read_weights_file
 from kzoo.readers.safetensors import parse_object, read_bounded
 from kzoo.recipe import DataSection
@@ -149,6 +149,12 @@ def load(folder: str | Path, *, trust_code: bool = False, registry: Registry = N
     config = read_config(folder)
     if not config:
         raise InputError(f"{folder} is no model folder: expected {CONFIG} and {WEIGHTS} in it")
+    told = config.get("kzoo")
+    if isinstance(told, dict) and told.get("network") == TENSORS:
+        raise InputError(
+            f"{folder} holds the weights of a network that kzoo does not know, so it cannot build it: load them with the library "
+            "that made the networks that were fused"
+        )
     read_weights_file(folder / WEIGHTS)
     module = _rebuilt(folder, config, trust_code, registry)
     try:

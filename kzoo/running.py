@@ -19,7 +19,7 @@ from kzoo.environment import environment_class, environment_text
 from kzoo.errors import CheckFailed, InputError
 from kzoo.files import new_folder, require_new
 from kzoo.fusing import FusionReport
-from kzoo.layout import CARD, CONFIG, ENVIRONMENT, METRICS, PLAN, RECIPE, WEIGHTS
+from kzoo.layout import CARD, CONFIG, ENVIRONMENT, METRICS, PLAN, RECIPE, WEIGHTS, side_input
 from kzoo.methods.growth import GrowthReport
 from kzoo.model_card import transfer_card
 from kzoo.model_folder import network_config, write_weights
@@ -93,7 +93,9 @@ def run_recipe(recipe: Recipe, where: Surroundings, out: Path, force: bool = Fal
 
 def _spare_sources(recipe: Recipe, where: Surroundings, out: Path) -> None:
     """Refuse to replace the folder that a source lies in: its recipe could never be run again."""
-    for source in recipe.sources:
+    # What is on the Hub is no reason to fetch it, where nothing else needs it.
+    start = [recipe.start] if recipe.start is not None and not is_no_path(recipe.start.path) else []
+    for source in [*recipe.sources, *start]:
         if any(
             shard.resolve().is_relative_to(out.resolve()) for shard in where.open(source.path, source.submodule).shards
         ):
@@ -109,7 +111,8 @@ def _completed(recipe: Recipe, threads: int, where: Surroundings, inputs: Sequen
     """The recipe with what the run adds: threads, versions, fingerprints of images, and files that were measured."""
     sources = [
         source
-        if source.images is None
+        # Images that nothing looked at are not fetched only to be known.
+        if source.images is None or source.images not in where.drawn
         else source.model_copy(
             update={"images": source.images.model_copy(update={"fingerprint": where.data(source.images).fingerprint})}
         )
@@ -189,7 +192,10 @@ def _write(result: Result, start: Start, where: Surroundings, force: bool) -> No
         "transferred": {key: round(share, 6) for key, share in report.shares.items()} if report else {},
     }
     with new_folder(out, force) as folder:
-        write_weights(module, folder / WEIGHTS)
+        if start.write is not None:
+            start.write(folder)
+        else:
+            write_weights(module, folder / WEIGHTS)
         _write_text(
             folder / CONFIG,
             _json(network_config(module, spec, extra, recipe.data if recipe.training else None, _labels(report))),
@@ -201,7 +207,10 @@ def _write(result: Result, start: Start, where: Surroundings, force: bool) -> No
             (folder / PLAN).write_bytes((where.base / plan.path).read_bytes())
         for each in result.recipe.inputs:
             name = _beside(each).path
-            (folder / name).write_bytes(start.files.get(name) or (where.base / each.path).read_bytes())
+            if name in start.files:
+                (folder / name).write_bytes(start.files[name])
+            else:
+                shutil.copyfile(where.base / each.path, folder / name)
         if result.metrics is not None:
             _write_text(folder / METRICS, _json(result.metrics))
     shutil.rmtree(checkpoint_folder(out), ignore_errors=True)
@@ -214,7 +223,7 @@ def _labels(report: Report | None) -> Sequence[str]:
 
 def _beside(given: SideInput) -> SideInput:
     """What was measured of a source, as a file in the result's folder."""
-    return given.model_copy(update={"path": f"{given.kind}-{given.source}.safetensors"})
+    return given.model_copy(update={"path": side_input(given.kind, given.source)})
 
 
 def _origin(where: Surroundings, recipe: Recipe) -> str:

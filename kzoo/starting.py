@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -43,7 +44,8 @@ Report = TransferReport | GrowthReport | FusionReport
 class Start:
     """A network before training: what it is, the module, and the report of the method that made it.
 
-    ``files`` were measured on the way and belong to the result, ``inputs`` are what its recipe says of them.
+    ``files`` were measured on the way and belong to the result, ``inputs`` are what its recipe says of them. Where there is
+    ``write``, the module has no weights, and that makes their files in a folder.
     """
 
     network: NetworkSpec
@@ -51,6 +53,7 @@ class Start:
     report: Report | None = None
     inputs: tuple[SideInput, ...] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)
+    write: Callable[[Path], object] | None = None
 
 
 def started(recipe: Recipe, where: Surroundings, parameters: BaseModel) -> Start:
@@ -62,7 +65,7 @@ def started(recipe: Recipe, where: Surroundings, parameters: BaseModel) -> Start
         spec = target_network(recipe.target, where)
         found = fused_start(recipe, spec, where, parameters)
         remember(found.module, found.report.shares, found.report)
-        return Start(spec, found.module, found.report, found.inputs, found.files)
+        return Start(spec, found.module, found.report, found.inputs, found.files, found.write)
     if recipe.start is not None or recipe.inputs:
         raise InputError(f"the recipe has a start, or inputs: method {recipe.method} has no use for them")
     return _grown(recipe, where, parameters) if recipe.method in GROWTH else _initialised(recipe, where, parameters)

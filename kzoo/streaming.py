@@ -1,7 +1,8 @@
-"""Safetensors files made from others tensor by tensor, and chunk by chunk within a tensor, whatever their size.
+"""Safetensors files made from others piece by piece, whatever their size, without torch.
 
-Only some chunks are in memory at a time. What is written has the bytes that safetensors' ``save_file`` would write of the
-same tensors with the format as their only metadata.
+Only some pieces are in memory at a time: they are read into buffers that are used again, and written by a thread of its
+own while the next ones are made. What is written has the bytes that safetensors' ``save_file`` would write of the same
+tensors with the format as their only metadata.
 """
 
 from __future__ import annotations
@@ -9,45 +10,34 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import torch
-from safetensors import safe_open
-from torch import Tensor
+from typing import Any
 
 from kzoo.errors import InputError, WorldError
 from kzoo.readers.files import SHARDED, WHOLE, WeightsFile
+from kzoo.readers.safetensors import MOST_HEADER
 from kzoo.readers.safetensors import Tensor as Header
 
-#: Entries of a tensor that are in memory at a time, of each file.
-CHUNK = 1 << 22
-#: The types that torch has too, in the order in which safetensors lays tensors out: by their alignment, the largest first.
-DTYPES: Mapping[str, torch.dtype] = {
-    "U64": torch.uint64,
-    "I64": torch.int64,
-    "F64": torch.float64,
-    "C64": torch.complex64,
-    "F32": torch.float32,
-    "U32": torch.uint32,
-    "I32": torch.int32,
-    "BF16": torch.bfloat16,
-    "F16": torch.float16,
-    "U16": torch.uint16,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-_ORDER = {name: place for place, name in enumerate(DTYPES)}
+#: Bytes that are made, and written, at a time.
+CHUNK = 1 << 21
+#: So many pieces may wait for the disk.
+_WAITING = 4
+#: Bytes of an entry, in the order in which safetensors lays tensors out: by their alignment, the largest first.
+SIZES: Mapping[str, int] = {
+    "U64": 8, "I64": 8, "F64": 8, "C64": 8, "F32": 4, "U32": 4, "I32": 4, "BF16": 2, "F16": 2, "U16": 2, "I16": 2, "I8": 1,
+    "U8": 1, "BOOL": 1,
+}  # fmt: skip
+_ORDER = {name: place for place, name in enumerate(SIZES)}
 _ALIGNED = 8
-_Span = tuple[slice, ...]
+_LENGTH_BYTES = 8
 
-#: Makes a chunk of a tensor: the tensor's name, and which part of it.
-Maker = Callable[[str, _Span], Tensor]
+#: Fills a buffer with a piece of a tensor's bytes: the tensor's name, at which byte the piece begins, the buffer.
+Maker = Callable[[str, int, memoryview], None]
 Progress = Callable[[str, float], None]
 
 
@@ -59,109 +49,139 @@ class Layout:
     files: Mapping[str, str]
 
     @classmethod
-    def of(cls, file: WeightsFile) -> Layout:
-        """The tensors of a file, or of the shards that belong together, in files of the same names."""
-        if len(file.shards) == 1:
-            return cls(file.tensors, dict.fromkeys(file.tensors, WHOLE))
-        return cls(file.tensors, {name: shard.name for name, shard in _shards(file).items()})
+    def of(cls, file: WeightsFile, sharded: bool = True, wrapped: bool = False) -> Layout:
+        """The tensors of a file, or of the shards that belong together, in files of the same names, or in one.
 
-
-def spans(shape: Sequence[int], most: int = CHUNK) -> Iterator[_Span]:
-    """Parts of a tensor of that shape, of at most ``most`` entries, which one after the other are the tensor."""
-    for axis, size in enumerate(shape):
-        inner = math.prod(shape[axis + 1 :])
-        if inner <= most:
-            step = max(1, most // max(1, inner))
-            for lead in _positions(shape[:axis]):
-                for begin in range(0, size, step):
-                    yield (*lead, slice(begin, min(begin + step, size)))
-            return
-    yield ()
-
-
-def _positions(shape: Sequence[int]) -> Iterator[_Span]:
-    """Every single position along some axes, in their order."""
-    if not shape:
-        yield ()
-        return
-    for place in range(shape[0]):
-        for rest in _positions(shape[1:]):
-            yield (slice(place, place + 1), *rest)
-
-
-class Stored:
-    """The tensors of a weights file on the disk, part by part; a context manager that opens its files when they are asked for."""
-
-    def __init__(self, file: WeightsFile) -> None:
-        self.file = file
-        self._shards = _shards(file)
-        self._stack = ExitStack()
-        self._opened: dict[Path, Any] = {}
-
-    def __enter__(self) -> Stored:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def part(self, name: str, span: _Span = ()) -> Tensor:
-        """A part of a tensor, or all of it, copied into memory.
-
-        Raises:
-            WorldError: the file cannot be read any more.
+        What a wrapper has put in front of names is left out, as everywhere (`WeightsFile.names`), unless ``wrapped``.
         """
-        shard = self._shards[name]
-        try:
-            if shard not in self._opened:
-                self._opened[shard] = self._stack.enter_context(safe_open(shard, framework="pt"))
-            opened = self._opened[shard]
-            found: Tensor = opened.get_slice(name)[span] if span else opened.get_tensor(name)
-        except Exception as error:  # safetensors raises its own
-            raise WorldError(f"{shard} cannot be read ({error!s:.200}): check the disk") from None
-        return found
+        names = {key: key for key in file.tensors} if wrapped else file.names()
+        tensors = {ours: file.tensors[key] for ours, key in names.items()}
+        if len(file.shards) == 1 or not sharded:
+            return cls(tensors, dict.fromkeys(tensors, WHOLE))
+        shards = shards_of(file)
+        return cls(tensors, {ours: shards[key].name for ours, key in names.items()})
+
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors."""
+        return sum(size_of(tensor) for tensor in self.tensors.values())
 
 
-def _shards(file: WeightsFile) -> dict[str, Path]:
-    """The file that holds each tensor."""
+def size_of(tensor: Header) -> int:
+    """Bytes of a tensor."""
+    return math.prod(tensor.shape) * SIZES[tensor.dtype]
+
+
+def shards_of(file: WeightsFile) -> dict[str, Path]:
+    """The file that holds each tensor, by the names of the file."""
     if len(file.shards) == 1:
         return dict.fromkeys(file.tensors, file.shards[0])
     table = json.loads(file.path.read_text(encoding="utf-8"))["weight_map"]
     return {name: file.path.with_name(table[name]) for name in file.tensors}
 
 
-def write(
-    folder: Path, layout: Layout, make: Maker, progress: Progress = lambda _what, _done: None
-) -> tuple[Path, ...]:
-    """Write weights into a folder, part by part as ``make`` gives them, and see them safely onto the disk.
+class Stored:
+    """The tensors of a weights file on the disk, piece by piece; a context manager that opens files when they are asked for."""
 
-    Gives the files. Progress is told by bytes.
+    def __init__(self, file: WeightsFile) -> None:
+        self.file = file
+        self.names = file.names()
+        self.tensors = {ours: file.tensors[key] for ours, key in self.names.items()}
+        self._shards = shards_of(file)
+        self._opened: dict[Path, tuple[int, dict[str, int]]] = {}
+
+    def __enter__(self) -> Stored:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for descriptor, _begins in self._opened.values():
+            os.close(descriptor)
+        self._opened.clear()
+
+    def shard(self, name: str) -> Path:
+        """The file that holds a tensor."""
+        return self._shards[self.names[name]]
+
+    def read(self, name: str, begin: int, into: memoryview) -> None:
+        """Fill a buffer with a tensor's bytes from ``begin`` on.
+
+        Raises:
+            WorldError: the file cannot be read any more, or is shorter than it was.
+        """
+        shard = self.shard(name)
+        try:
+            descriptor, begins = self._open(shard)
+            place, done = begins[self.names[name]] + begin, 0
+            while done < len(into):
+                count = os.preadv(descriptor, [into[done:]], place + done)
+                if not count:
+                    raise ValueError(f"it ends inside tensor {name}")
+                done += count
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise WorldError(
+                f"{shard} cannot be read ({reason!s:.200}): it has changed, or the disk fails; check both"
+            ) from None
+
+    def _open(self, shard: Path) -> tuple[int, dict[str, int]]:
+        if shard not in self._opened:
+            descriptor = os.open(shard, os.O_RDONLY)
+            self._opened[shard] = descriptor, {}
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            length = int.from_bytes(os.pread(descriptor, _LENGTH_BYTES, 0), "little")
+            if length > MOST_HEADER:
+                raise ValueError("its header is another one")
+            # All else was checked when the weights file was read.
+            told = json.loads(os.pread(descriptor, length, _LENGTH_BYTES))
+            begins = {
+                key: _LENGTH_BYTES + length + told[key]["data_offsets"][0] for key in told if key != "__metadata__"
+            }
+            self._opened[shard] = descriptor, begins
+        return self._opened[shard]
+
+
+def write(
+    folder: Path,
+    layout: Layout,
+    make: Maker,
+    progress: Progress = lambda _what, _done: None,
+    chunk: int = CHUNK,
+) -> tuple[Path, ...]:
+    """Write weights into a folder, piece by piece as ``make`` gives them, and see them safely onto the disk.
+
+    Gives the files. Progress is told by bytes. ``chunk`` is the most bytes of a piece, a multiple of 8, so that no entry
+    is cut in two.
 
     Raises:
         InputError: a tensor is of a type that torch does not have.
         WorldError: the disk fails.
     """
     for name, tensor in layout.tensors.items():
-        if tensor.dtype not in DTYPES:
+        if tensor.dtype not in SIZES:
             raise InputError(
                 f"tensor {name} has the type {tensor.dtype}, so it is quantised: give floating-point weights"
             )
     files = sorted(set(layout.files.values()))
-    total, done = sum(_size(tensor) for tensor in layout.tensors.values()), 0
-
-    def tell(written: int) -> None:
-        nonlocal done
-        done += written
-        progress("writing", done / total if total else 1.0)
-
+    total, done = layout.size, 0
     for file in files:
         inside = {name: tensor for name, tensor in layout.tensors.items() if layout.files[name] == file}
+        names = sorted(inside, key=lambda name: (_ORDER[inside[name].dtype], name))
         try:
-            with (folder / file).open("wb") as out:
-                _write_file(out, inside, make, tell)
-                out.flush()
-                os.fsync(out.fileno())
+            with _writing(folder / file, chunk) as out:
+                out.put(_header({name: inside[name] for name in names}))
+                for name in names:
+                    size = size_of(inside[name])
+                    for begin in range(0, size, chunk):
+                        piece = out.buffer(min(chunk, size - begin))
+                        make(name, begin, piece)
+                        out.put(piece)
+                        done += len(piece)
+                        progress("writing", done / total)
         except OSError as error:
             raise WorldError(f"{folder / file} cannot be written ({error.strerror or error}): check the disk") from None
+    if not total:
+        progress("writing", 1.0)
     if files != [WHOLE]:
         table = {
             "metadata": {"total_size": total},
@@ -171,21 +191,58 @@ def write(
     return tuple(folder / file for file in files)
 
 
-def _write_file(out: BinaryIO, tensors: Mapping[str, Header], make: Maker, tell: Callable[[int], None]) -> None:
-    names = sorted(tensors, key=lambda name: (_ORDER[tensors[name].dtype], name))
-    out.write(_header({name: tensors[name] for name in names}))
-    for name in names:
-        tensor = tensors[name]
-        written = 0
-        for span in spans(tensor.shape):
-            part = make(name, span).contiguous()
-            if part.dtype != DTYPES[tensor.dtype]:
-                raise TypeError(f"{name}: a part is {part.dtype}, the tensor {tensor.dtype}")
-            content = part.reshape(-1).view(torch.uint8).numpy().data if part.numel() else b""
-            written += out.write(content)
-            tell(len(content))
-        if written != _size(tensor):
-            raise ValueError(f"{name}: its parts have {written} bytes together, it has {_size(tensor)}")
+class _Writer:
+    """Writes pieces into a file in their order, behind whoever makes them."""
+
+    def __init__(self, descriptor: int, chunk: int) -> None:
+        self._descriptor = descriptor
+        self._thread = ThreadPoolExecutor(1)
+        self._free = [bytearray(chunk) for _ in range(_WAITING)]
+        self._waiting: deque[tuple[Future[None], bytearray | None]] = deque()
+
+    def buffer(self, size: int) -> memoryview:
+        """So many bytes of memory to fill, and to give to `put` next."""
+        while not self._free:
+            self._next()
+        return memoryview(self._free[-1])[:size]
+
+    def put(self, piece: memoryview | bytes) -> None:
+        """Write a piece behind those before."""
+        buffer = self._free.pop() if isinstance(piece, memoryview) else None
+        self._waiting.append((self._thread.submit(_write_all, self._descriptor, piece), buffer))
+
+    def finish(self) -> None:
+        """Wait until everything is safely on the disk."""
+        while self._waiting:
+            self._next()
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Let the thread end; what waits is dropped."""
+        self._thread.shutdown(cancel_futures=True)
+
+    def _next(self) -> None:
+        future, buffer = self._waiting.popleft()
+        future.result()
+        if buffer is not None:
+            self._free.append(buffer)
+
+
+@contextmanager
+def _writing(path: Path, chunk: int) -> Iterator[_Writer]:
+    with path.open("wb", buffering=0) as file:
+        writer = _Writer(file.fileno(), chunk)
+        try:
+            yield writer
+            writer.finish()
+        finally:
+            writer.close()
+
+
+def _write_all(descriptor: int, piece: memoryview | bytes) -> None:
+    left = memoryview(piece)
+    while left:
+        left = left[os.write(descriptor, left) :]
 
 
 def _header(tensors: Mapping[str, Header]) -> bytes:
@@ -193,13 +250,9 @@ def _header(tensors: Mapping[str, Header]) -> bytes:
     told: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     begin = 0
     for name, tensor in tensors.items():
-        end = begin + _size(tensor)
+        end = begin + size_of(tensor)
         told[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [begin, end]}
         begin = end
     text = json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _ALIGNED)
-    return len(text).to_bytes(8, "little") + text
-
-
-def _size(tensor: Header) -> int:
-    return math.prod(tensor.shape) * DTYPES[tensor.dtype].itemsize
+    return len(text).to_bytes(_LENGTH_BYTES, "little") + text

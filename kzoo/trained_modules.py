@@ -61,6 +61,18 @@ def load_trained(
     return module.to(first).eval()
 
 
+def require_fit(trained: TrainedNetwork, spec: NetworkSpec, module: nn.Module) -> None:
+    """Refuse weights that are not those of a network; ``module`` is its outline.
+
+    Raises:
+        InputError: they are not.
+    """
+    differing = _differing(module, {name: tuple(tensor.shape) for name, tensor in trained.tensors.items()})
+    if differing:
+        name, (ours, theirs) = next(iter(differing.items()))
+        raise _misfit(trained, spec, f"{name} is {_text(ours)} in the weights, and {_text(theirs)} in the network")
+
+
 def _told(trained: TrainedNetwork, zoo: Callable[[], Zoo], options: Options) -> NetworkSpec:
     folder = trained.shards[0].parent if trained.shards else None
     config = read_config(folder) if folder is not None else {}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -55,7 +56,7 @@ class TrainedNetwork:
 
     ``shards`` are the files that hold them, none for a module in memory; ``model`` is the checkpoint of one's own
     registries, where it is one; ``pinned`` names a network of the Hub at its commit, as ``hf:user/name@COMMIT``;
-    ``submodule`` is the part of the network that this is, where it is not all of it.
+    ``submodule`` is the part of the network that this is, where it is not all of it; ``file`` is what holds it.
     """
 
     name: str
@@ -65,6 +66,7 @@ class TrainedNetwork:
     model: Model | None = None
     pinned: str | None = None
     submodule: str | None = None
+    file: WeightsFile | None = None
 
     @cached_property
     def sha256(self) -> str:
@@ -78,6 +80,40 @@ class TrainedNetwork:
 
         contents = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in self.tensors.items()}
         return hashlib.sha256(save(contents)).hexdigest()
+
+
+@dataclass(frozen=True)
+class Located:
+    """Weights in files on this machine: what people call them, their header, and where they come from.
+
+    ``model`` is the checkpoint of one's own registries, and ``pinned`` the network of the Hub at its commit, where they
+    are one.
+    """
+
+    name: str
+    file: WeightsFile
+    model: Model | None = None
+    pinned: str | None = None
+
+    @cached_property
+    def sha256(self) -> str:
+        """As `kzoo.hashing.weights_sha256` makes it."""
+        return weights_sha256(self.file.shards)
+
+    @property
+    def path(self) -> str:
+        """How a recipe names them."""
+        if self.pinned is not None:
+            return self.pinned
+        return self.model.architecture if self.model is not None else self.name
+
+
+@contextmanager
+def in_any_order() -> Iterator[None]:
+    """Without the warning that the order of a file's layers is a guess, where it decides nothing."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*the order of its layers is a guess", KzooWarning)
+        yield
 
 
 def open_trained(
@@ -98,19 +134,30 @@ def open_trained(
     if text.startswith("py:"):
         with seeded(0):
             return _of_module(python_module(text.removeprefix("py:"), trust_code), text)
+    found = locate(text, zoo)
+    trusted = trust_code and found.pinned is None
+    return _of_file(found.file, text, zoo(), found.model, found.pinned, submodule, trusted)
+
+
+def locate(text: str, zoo: Callable[[], Zoo]) -> Located:
+    """The files of a network, by a string as `open_trained` takes it, read up to their headers; without torch.
+
+    Raises:
+        InputError: it names nothing that lies in files, or the file is faulty.
+    """
     model = _model(text, zoo)
     if model is not None and model.library == LOCAL:
         path = model.entry.index.path.parent / str(model.fields["path"])
-        return _of_file(read_weights_file(path), text, zoo(), model, submodule=submodule, trust_code=trust_code)
+        return Located(text, read_weights_file(path), model)
     if model is None and zoo().named(text) is None and not text.startswith(PREFIX) and looks_like_path(text):
-        return _of_file(read_weights_file(Path(text)), text, zoo(), submodule=submodule, trust_code=trust_code)
+        return Located(str(Path(text).expanduser()), read_weights_file(Path(text)))
     if text.startswith(f"{LOCAL}:") and model is None:
         raise InputError(
             f"no registry here holds {text}: name the folder of its registry (kzoo -C DIR, or KZOO_REGISTRY)"
         )
     fetched = _fetched(text, zoo)
     if fetched is not None:
-        return _of_file(read_weights_file(fetched.path), text, zoo(), model, fetched.lock.pinned, submodule)
+        return Located(text, read_weights_file(fetched.path), model, fetched.lock.pinned)
     if zoo().named(text) is None:
         raise InputError(
             f"{text!r} names no trained network: expected the path of a safetensors file or of a folder that holds one, "
@@ -202,4 +249,4 @@ def _of_file(
     for shard in file.shards:
         stored |= load_file(shard)
     tensors = {ours: stored[key] for ours, key in file.names(submodule).items()}
-    return TrainedNetwork(name, architecture, tensors, file.shards, model, pinned, submodule)
+    return TrainedNetwork(name, architecture, tensors, file.shards, model, pinned, submodule, file)

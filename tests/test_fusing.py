@@ -44,6 +44,8 @@ def test_the_average_is_the_average_and_its_recipe_makes_it_again(command, paren
     code, said, notes = command("fuse", parents / "one", parents / "two", "--out", tmp_path / "out")
     assert code == 0, notes
     assert "2 networks of" in said and "kzoo.load" in notes
+    card = (tmp_path / "out/README.md").read_text()
+    assert "by kzoo's method weight_sum (average), a reconstruction of arXiv 1809.09399 from its abstract." in card
     one, two, out = weights(parents / "one"), weights(parents / "two"), weights(tmp_path / "out")
     for name in ("features.0.weight", "classifier.2.bias", "features.1.running_mean"):
         torch.testing.assert_close(out[name], (one[name] + two[name]) / 2)

@@ -1,18 +1,32 @@
 """Weights written part by part: the same bytes as safetensors writes, in bounded memory."""
 
 import json
-import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from kzoo.errors import InputError, WorldError
 from kzoo.readers.files import read_weights_file
 from kzoo.readers.safetensors import Tensor as Header
-from kzoo.streaming import DTYPES, Layout, Stored, spans, write
+from kzoo.streaming import SIZES, Layout, Stored, write
+
+DTYPES = {
+    "U64": torch.uint64,
+    "I64": torch.int64,
+    "F64": torch.float64,
+    "C64": torch.complex64,
+    "F32": torch.float32,
+    "U32": torch.uint32,
+    "I32": torch.int32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "U16": torch.uint16,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 
 
 def some(dtype: torch.dtype, *shape: int) -> torch.Tensor:
@@ -23,6 +37,7 @@ def some(dtype: torch.dtype, *shape: int) -> torch.Tensor:
 @pytest.fixture
 def state() -> dict[str, torch.Tensor]:
     """Every type, scalars, empty tensors, names that sort otherwise than they stand."""
+    assert {name: dtype.itemsize for name, dtype in DTYPES.items()} == SIZES
     kinds = {f"{name}.weight": some(dtype, 5, 3) for name, dtype in sorted(DTYPES.items())}
     return kinds | {
         "b.ä": some(torch.float32, 7),
@@ -32,23 +47,14 @@ def state() -> dict[str, torch.Tensor]:
     }
 
 
-@given(st.lists(st.integers(0, 7), max_size=4), st.integers(1, 60))
-def test_the_parts_of_a_tensor_are_the_tensor(shape, most):
-    tensor = torch.arange(math.prod(shape)).reshape(shape)
-    parts = [tensor[span] for span in spans(shape, most)]
-    assert all(part.numel() <= most for part in parts)
-    assert (
-        torch.cat([part.reshape(-1) for part in parts] or [tensor.reshape(-1)]).tolist() == tensor.reshape(-1).tolist()
-    )
-
-
-def test_a_copy_has_the_bytes_that_safetensors_writes(state, tmp_path):
+@pytest.mark.parametrize("chunk", [8, 24, 1 << 20])
+def test_a_copy_has_the_bytes_that_safetensors_writes(state, tmp_path, chunk):
     save_file(state, tmp_path / "one.safetensors", metadata={"format": "pt"})
     file = read_weights_file(tmp_path / "one.safetensors")
     told = []
     (tmp_path / "out").mkdir()
     with Stored(file) as stored:
-        written = write(tmp_path / "out", Layout.of(file), stored.part, lambda _what, done: told.append(done))
+        written = write(tmp_path / "out", Layout.of(file), stored.read, lambda _what, done: told.append(done), chunk)
     assert [path.name for path in written] == ["model.safetensors"]
     assert written[0].read_bytes() == (tmp_path / "one.safetensors").read_bytes()
     assert told == sorted(told) and told[-1] == 1.0
@@ -65,7 +71,7 @@ def test_shards_become_shards_of_the_same_names(state, tmp_path):
     file = read_weights_file(tmp_path)
     (tmp_path / "out").mkdir()
     with Stored(file) as stored:
-        written = write(tmp_path / "out", Layout.of(file), stored.part)
+        written = write(tmp_path / "out", Layout.of(file), stored.read)
     assert [path.read_bytes() for path in written] == [(tmp_path / path.name).read_bytes() for path in written]
     again = read_weights_file(tmp_path / "out")
     assert again.tensors.keys() == file.tensors.keys() and [path.name for path in again.shards] == [
@@ -75,26 +81,42 @@ def test_shards_become_shards_of_the_same_names(state, tmp_path):
     assert table["metadata"]["total_size"] == sum(tensor.nbytes for tensor in state.values())
 
 
-def test_parts_are_made_in_their_order_and_joined(tmp_path):
+def test_pieces_are_made_in_their_order_and_joined(tmp_path):
     tensors = {"x": Header("BF16", (3, 5))}
-    asked = []
+    asked, content = [], torch.arange(15, dtype=torch.bfloat16).view(torch.uint8).numpy().tobytes()
 
-    def make(name, span):
-        asked.append((name, span))
-        return torch.arange(15, dtype=torch.bfloat16).reshape(3, 5)[span]
+    def make(name, begin, into):
+        asked.append((name, begin, len(into)))
+        into[:] = content[begin : begin + len(into)]
 
-    write(tmp_path, Layout(tensors, {"x": "model.safetensors"}), make)
-    assert asked == [("x", (slice(0, 3),))]
+    write(tmp_path, Layout(tensors, {"x": "model.safetensors"}), make, chunk=16)
+    assert asked == [("x", 0, 16), ("x", 16, 14)]
     assert load_file(tmp_path / "model.safetensors")["x"].tolist() == torch.arange(15.0).reshape(3, 5).tolist()
+
+
+def test_shards_may_be_joined_and_wrappers_names_are_left_out(tmp_path):
+    for number in (1, 2):
+        save_file(
+            {f"module.{number}.weight": torch.ones(number)}, tmp_path / f"model-0000{number}-of-00002.safetensors"
+        )
+    table = {f"module.{number}.weight": f"model-0000{number}-of-00002.safetensors" for number in (1, 2)}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": table}))
+    file = read_weights_file(tmp_path)
+    (tmp_path / "out").mkdir()
+    with Stored(file) as stored:
+        write(tmp_path / "out", Layout.of(file, sharded=False), stored.read)
+    assert [path.name for path in sorted((tmp_path / "out").iterdir())] == ["model.safetensors"]
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert {name: tensor.tolist() for name, tensor in found.items()} == {"1.weight": [1], "2.weight": [1, 1]}
 
 
 def test_what_cannot_be_read_or_written_is_one_sentence(state, tmp_path):
     with pytest.raises(InputError, match="x has the type F8_E4M3, so it is quantised"):
-        write(tmp_path, Layout({"x": Header("F8_E4M3", (2,))}, {"x": "model.safetensors"}), lambda *_: torch.zeros(2))
+        write(tmp_path, Layout({"x": Header("F8_E4M3", (2,))}, {"x": "model.safetensors"}), lambda *_: None)
     save_file(state, tmp_path / "one.safetensors")
     file = read_weights_file(tmp_path / "one.safetensors")
     with Stored(file) as stored, pytest.raises(WorldError, match="cannot be written"):
-        write(tmp_path / "nowhere", Layout.of(file), stored.part)
+        write(tmp_path / "nowhere", Layout.of(file), stored.read)
     (tmp_path / "one.safetensors").write_bytes(b"short")
     with Stored(file) as stored, pytest.raises(WorldError, match=r"one\.safetensors cannot be read"):
-        stored.part("a")
+        stored.read("a", 0, memoryview(bytearray(8)))

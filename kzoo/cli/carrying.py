@@ -309,10 +309,15 @@ def _run_study(
 
 
 def _run_recipe(directory: Path | None, recipe: Path, out: Path, force: bool, trust_code: bool, as_json: bool) -> None:
+    from kzoo.layout import TENSORS
     from kzoo.recipe import read_recipe
-    from kzoo.running import checkpoint_folder, run_recipe, writes
 
     wanted = read_recipe(recipe)
+    if wanted.target.model == TENSORS:
+        _run_tensors(directory, wanted, recipe.parent, out, force, as_json)
+        return
+    from kzoo.running import checkpoint_folder, run_recipe, writes
+
     try:
         result = run_recipe(wanted, surroundings(directory, trust_code, recipe.parent), out, force)
     except KeyboardInterrupt:
@@ -332,6 +337,13 @@ def _run_recipe(directory: Path | None, recipe: Path, out: Path, force: bool, tr
         test = result.metrics["test"]
         click.echo(f"accuracy on {test['images']:,} test images: {test['accuracy']:.2%}")
     tell_loading(result)
+
+
+def _run_tensors(directory: Path | None, recipe: Recipe, base: Path, out: Path, force: bool, as_json: bool) -> None:
+    from kzoo.cli.fusing_files import show_tensors
+    from kzoo.tensor_fusing import run_tensors
+
+    show_tensors(run_tensors(recipe, base, lambda: open_zoo(directory), out, force, Progress()), as_json)
 
 
 def _print_history(history: Any) -> None:

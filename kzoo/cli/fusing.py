@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,8 @@ import click
 
 from kzoo.cli.carrying import parameter, show, source_section, surroundings, tell_loading
 from kzoo.cli.common import as_json, complete_network, count, print_json, print_table
-from kzoo.errors import InputError, KzooWarning
+from kzoo.cli.fusing_files import check_sources, fuse_unknown
+from kzoo.errors import InputError
 
 if TYPE_CHECKING:
     from kzoo.fusing import FusionReport
@@ -30,7 +30,8 @@ _METHODS = ("weight_sum", "nonessential", "regmean", "layerwise")
     "  kzoo fuse one two three --method weight_sum --variant average --out fused\n"
     "  kzoo fuse one two --method nonessential --variant quadratic --data own --out fused\n"
     "  kzoo fuse one two --method regmean --data digits --data glyphs/digits --out fused\n"
-    "  kzoo fuse cats birds --heads joined --classes tabby,siamese --classes owl,wren --out fused"
+    "  kzoo fuse cats birds --heads joined --classes tabby,siamese --classes owl,wren --out fused\n"
+    "  kzoo fuse --check hf:user/one hf:user/two"
 )
 @click.argument("sources", nargs=-1, required=True, shell_complete=complete_network)
 @click.option(
@@ -74,7 +75,8 @@ _METHODS = ("weight_sum", "nonessential", "regmean", "layerwise")
 )
 @click.option("-p", "--parameter", "more", multiple=True, metavar="NAME=VALUE", help="Another parameter of the method.")
 @click.option("--network", metavar="NAME", help="The network that the weights belong to, where they do not say.")
-@click.option("--out", type=_OUT, required=True, metavar="DIR", help="The new folder for the model.")
+@click.option("--check", is_flag=True, help="Only tell whether they fit, from their headers; nothing is fetched.")
+@click.option("--out", type=_OUT, metavar="DIR", help="The new folder for the model; not needed with --check.")
 @click.option("--force", is_flag=True, help="Replace DIR if it exists.")
 @click.option("--trust-code", is_flag=True, help="Allow py:package.module:factory, which imports and runs code.")
 @as_json
@@ -84,18 +86,36 @@ def fuse(directory: Path | None, /, sources: Sequence[str], **options: Any) -> N
 
     Each is a safetensors file, a folder that holds one, local:NAME, or a network of the Hub (hf:user/name, or a registry
     id).
+
+    Weights of a network that kzoo does not know are fused tensor by tensor (weight_sum; nonessential with
+    -p importance=magnitude, or distance from --start), whatever their size.
+
+    With --check only headers are read: do they fit, which tensors differ, how much would be fetched, and which license may
+    the result carry. Exit code 0 if they fit, else 1. Its JSON: "fits"; "problem", the reason if not; "parents", of each
+    "name", "tensors", "parameters", "dtypes" (tensors by type), "bytes", "fetched_bytes" (still to fetch), "license";
+    "differing", of each "tensor" and "parents" (by name, "dtype" and "shape", or null); "bytes_to_fetch"; "license",
+    with "license", "license_name", "license_link" (as on the Hub; null if none), "category", "blocked", "reasons",
+    "duties", "ways_out".
     """
+    if options["check"]:
+        check_sources(directory, sources, options["as_json"])
+        return
+    if options["out"] is None:
+        raise InputError(
+            "Missing option '--out': name a new folder for the model, or give --check to see whether they fit"
+        )
     from kzoo.files import require_new
-    from kzoo.recipe import Recipe, TargetSection
-    from kzoo.running import run_recipe
-    from kzoo.starting import method_parameters
-    from kzoo.trained_modules import trained_network
 
     require_new(options["out"], options["force"])
     comparison = _comparison(options)
     parameters = {name: options[name] for name in ("variant", "align", "norms", "heads") if options[name] is not None}
     parameters |= dict(parameter(text) for text in options["more"])
-    method_parameters(options["method"], parameters)
+    if fuse_unknown(directory, sources, parameters, options):
+        return
+    from kzoo.recipe import Recipe, TargetSection
+    from kzoo.running import run_recipe
+    from kzoo.trained_modules import trained_network
+
     where = surroundings(directory, options["trust_code"])
     origins = _with_classes(_opened(sources, where), where, options["classes"])
     first = where.open(origins[0].path, origins[0].submodule)
@@ -123,9 +143,9 @@ def fuse(directory: Path | None, /, sources: Sequence[str], **options: Any) -> N
 
 
 def _opened(sources: Sequence[str], where: Surroundings) -> list[SourceSection]:
-    with warnings.catch_warnings():
-        # Which layer comes first decides nothing here.
-        warnings.filterwarnings("ignore", ".*the order of its layers is a guess", KzooWarning)
+    from kzoo.weights import in_any_order
+
+    with in_any_order():
         return [source_section(source, where) for source in sources]
 
 

@@ -51,7 +51,7 @@ _beside = click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
     metavar="FILE",
-    help="Write the card into FILE, and the picture of the matching beside it.",
+    help="Write the card into FILE, and its picture beside it.",
 )
 @click.option("--check", is_flag=True, help="Only check the card that is there against the Hub's rules.")
 @as_json
@@ -75,11 +75,10 @@ def card(
     carried over, how to load it and how to make it again. Nothing is sent anywhere. With --check, DIR may also be a
     card.
     """
-    from kzoo.layout import PICTURE
     from kzoo.publish.card import checked_card
     from kzoo.publish.facts import read_facts
     from kzoo.publish.page import Choice
-    from kzoo.publish.picture import matching_picture
+    from kzoo.publish.picture import card_picture
 
     if check:
         _check(folder, as_json)
@@ -90,10 +89,10 @@ def card(
     written = {}
     if out not in (None, _STDOUT):
         assert out is not None
-        picture = matching_picture(folder, facts, zoo)
+        picture = card_picture(folder, facts, zoo)
+        facts = replace(facts, picture=picture[0] if picture is not None else None)
         if picture is not None:
-            facts = replace(facts, picture=PICTURE)
-            written[out.with_name(PICTURE)] = picture
+            written[out.with_name(picture[0])] = picture[1]
         written[out] = checked_card(facts)
         _write(written)
     _show(facts, checked_card(facts), as_json, written)

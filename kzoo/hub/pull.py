@@ -46,6 +46,11 @@ def missing_files(lock: Lock) -> list[LockedFile]:
     return [file for file in lock.files if (held := _held(lock, file)) is None or not _is(held, file)]
 
 
+def absent_files(lock: Lock) -> list[LockedFile]:
+    """The files of a lock that are not in the client's cache, by their sizes alone: nothing is read, and nobody is asked."""
+    return [file for file in lock.files if (held := _held(lock, file)) is None or held.stat().st_size != file.size]
+
+
 def pull(lock: Lock, missing: Sequence[LockedFile], progress: Progress) -> Pulled:
     """Fetch the files of a locked network that are not in the client's cache, and verify each.
 
@@ -61,10 +66,7 @@ def pull(lock: Lock, missing: Sequence[LockedFile], progress: Progress) -> Pulle
         progress(f"fetching {file.name}", done / len(missing))
         _fetch(lock, file)
     progress("fetching", 1.0)
-    path = _held(lock, lock.files[0])
-    if path is None:
-        raise WorldError(f"{PREFIX}{lock.repository} was fetched, but is gone from the cache again: pull it once more")
-    return Pulled(lock, path, sum(file.size for file in missing))
+    return Pulled(lock, cached_file(lock, lock.files[0]), sum(file.size for file in missing))
 
 
 def _require_there(lock: Lock, missing: Sequence[LockedFile]) -> None:
@@ -91,6 +93,20 @@ def _held(lock: Lock, file: LockedFile) -> Path | None:
     """Where a file is in the client's cache, whatever it holds."""
     path = _storage(lock) / "snapshots" / lock.commit / file.name
     return path if path.is_file() else None
+
+
+def cached_file(lock: Lock, file: LockedFile) -> Path:
+    """Where a file that was pulled is.
+
+    Raises:
+        WorldError: it is gone again.
+    """
+    path = _held(lock, file)
+    if path is None:
+        raise WorldError(
+            f"{PREFIX}{lock.repository}/{file.name} was fetched, but is gone from the cache again: do this once more"
+        )
+    return path
 
 
 def _storage(lock: Lock) -> Path:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from kzoo.errors import InputError
 from kzoo.matching import match
 from kzoo.methods import baselines, dpiat
+from kzoo.methods.parameters import checked_parameters as checked_parameters
 from kzoo.methods.plan import Plan, Step
 from kzoo.methods.surgery import Body, Choices, PartReport, operate, rehearse
 from kzoo.search import directed_warning
@@ -116,25 +116,6 @@ def read_parameters(name: str, values: Mapping[str, Any]) -> BaseModel:
         InputError: the method is unknown, or a parameter is unknown or has a value that it cannot have.
     """
     return checked_parameters(name, transfer_method(name).parameters, values)
-
-
-def checked_parameters(name: str, model: type[BaseModel], values: Mapping[str, Any]) -> BaseModel:
-    """The parameters of the method ``name``, whose model is ``model``.
-
-    Raises:
-        InputError: one is unknown or has a value that it cannot have.
-    """
-    try:
-        return model.model_validate(dict(values))
-    except ValidationError as error:
-        fault = error.errors()[0]
-        field = str(fault["loc"][0]) if fault["loc"] else "parameters"
-        if fault["type"] == "extra_forbidden":
-            known = list(model.model_fields)
-            near = difflib.get_close_matches(field, known, n=1)
-            expected = f"did you mean {near[0]}?" if near else f"expected {', '.join(known) or 'none'}"
-            raise InputError(f"method {name} has no parameter {field!r:.80}: {expected}") from None
-        raise InputError(f"parameter {field} of method {name}: {fault['msg']}, found {fault['input']!r:.80}") from None
 
 
 def make_plan(source: Body, target: Body, method: str, parameters: BaseModel, names: tuple[str, str]) -> Plan:

@@ -5,24 +5,25 @@ The template shows everything by `kzoo.publish.safe`: a string that is not marke
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kzoo.claims import Interval
 from kzoo.errors import InputError
 from kzoo.layout import RECIPE, WEIGHTS
 from kzoo.plots.text import counted
+from kzoo.publish import fusion_text
 from kzoo.publish.facts import Baseline, CardFacts, Images, Parent
 from kzoo.publish.licensing import NOT_ADVICE
 from kzoo.publish.metadata import HUB, front_matter, tells_top5
-from kzoo.publish.papers import Method, method_of
+from kzoo.publish.papers import METHODS, Method, method_of
 from kzoo.publish.rules import card_faults
 from kzoo.publish.safe import Safe, code, image, line, link, prose
+from kzoo.publish.wording import listed, named, percent, plain_value, spread
 
 _TEMPLATE = "card.md.j2"
 _ALT = "Which layers of the source went into which layers of this model"
+_ALT_COMPARED = "Accuracy of this model and of all that was measured beside it, with 95 % intervals"
 #: Longer lists of layers, and of classes, are cut.
 _SHOWN_LAYERS, _SHOWN_LABELS = 12, 30
 #: What of the training a card tells; the recipe has all of it.
@@ -76,12 +77,15 @@ def _content(facts: CardFacts) -> dict[str, Any]:
         "title": line(facts.title, 120) or "A model",
         "summary": Safe(" ".join(filter(None, _summary(facts, method)))),
         "results": _results_table(facts),
-        "parents": [_parent_row(parent) for parent in facts.parents],
+        "compared": fusion_text.compared_table(facts),
+        "parents": [_parent_row(parent) for parent in facts.parents] + _start_row(facts),
         "method": _method_text(facts, method) if carried else None,
+        "fused": list(fusion_text.how(facts)),
+        "measured": fusion_text.files(facts),
         "training": _training_text(facts),
         "versions": _versions(facts),
         "not_transferred": _not_transferred(facts),
-        "picture": image(_ALT, facts.picture) if facts.picture is not None else None,
+        "picture": image(_ALT if facts.fusion is None else _ALT_COMPARED, facts.picture) if facts.picture else None,
         "limits": list(_limits(facts)),
         "loading": _loading(facts),
         "images": _input_text(facts),
@@ -89,7 +93,7 @@ def _content(facts: CardFacts) -> dict[str, Any]:
         "rebuilding": _rebuilding(facts),
         "weights": next((file.sha256 for file in facts.files if file.name == WEIGHTS), None),
         "license": _license(facts),
-        "bibtex": Safe(method.paper.bibtex) if carried and method.paper is not None else None,
+        "bibtex": _citations(facts, method) if carried else None,
     }
 
 
@@ -101,14 +105,17 @@ def _summary(facts: CardFacts, method: Method) -> Iterable[str]:
     training = ""
     if facts.data is not None and facts.epochs:
         training = f"trained on {code(facts.data.task)} for {counted(facts.epochs, 'epoch')}"
-    if facts.relation is not None:
-        yield f"Its weights come from {_listed(code(parent.name) for parent in facts.parents)} by {_named(method)}."
+    if facts.fusion is not None:
+        yield f"It is {listed(code(parent.name) for parent in facts.parents)}, fused without training by {named(method)}."
+        yield f"It was then {training}." if training else ""
+    elif facts.relation is not None:
+        yield f"Its weights come from {listed(code(parent.name) for parent in facts.parents)} by {named(method)}."
         yield f"It was then {training}." if training else ""
     else:
         yield f"It was {training}, from random weights." if training else "Its weights are random."
     if facts.metrics is not None:
-        yield f"Of {facts.metrics.images:,} test images it gets **{_percent(facts.metrics.accuracy.value)}** right"
-        yield f"(95 % interval {_range(facts.metrics.accuracy)})" + _beside(facts) + "."
+        yield f"Of {facts.metrics.images:,} test images it gets **{percent(facts.metrics.accuracy.value)}** right"
+        yield f"(95 % interval {spread(facts.metrics.accuracy)})" + _beside(facts) + fusion_text.summary(facts) + "."
 
 
 def _beside(facts: CardFacts) -> str:
@@ -117,18 +124,15 @@ def _beside(facts: CardFacts) -> str:
     if not alike or facts.relation is None:
         return ""
     found = alike[0].metrics.accuracy
-    return f"; from a random start, with the same training, {_percent(found.value)} ({_range(found)})"
-
-
-def _named(method: Method) -> str:
-    if method.paper is None:
-        return str(prose(method.name))
-    return f"{prose(method.name)} ({link(method.paper.name, method.paper.link)})"
+    return f"; from a random start, with the same training, {percent(found.value)} ({spread(found)})"
 
 
 def _results_table(facts: CardFacts) -> dict[str, Any] | None:
     """The model and what it is put beside: rows, and whether there are columns for the first epoch and for remarks."""
     if facts.metrics is None or facts.data is None:
+        return None
+    # What a fusion was measured beside has a table of its own.
+    if facts.fusion is not None and facts.fusion.compared and not facts.baselines:
         return None
     parents = tuple(parent.name for parent in facts.parents) if facts.relation is not None else ()
     ours = Baseline(
@@ -140,7 +144,7 @@ def _results_table(facts: CardFacts) -> dict[str, Any] | None:
     found = facts.metrics
     more = [f"loss {found.loss:.3f}"]
     if found.top5 is not None and tells_top5(facts):
-        more.insert(0, f"top-5 accuracy {_percent(found.top5.value)} ({_range(found.top5)})")
+        more.insert(0, f"top-5 accuracy {percent(found.top5.value)} ({spread(found.top5)})")
     return {
         "firsts": firsts,
         "remarks": remarks,
@@ -157,12 +161,10 @@ def _row(row: Baseline, bold: bool) -> dict[str, Any]:
     start = _start(row)
     return {
         "start": Safe(f"**{start}** (this model)") if bold else start,
-        "first": "" if row.metrics.first is None else _percent(row.metrics.first),
+        "first": "" if row.metrics.first is None else percent(row.metrics.first),
         "epochs": f"{row.epochs:,}",
-        "accuracy": Safe(f"**{_percent(row.metrics.accuracy.value)}**")
-        if bold
-        else _percent(row.metrics.accuracy.value),
-        "interval": _range(row.metrics.accuracy),
+        "accuracy": Safe(f"**{percent(row.metrics.accuracy.value)}**") if bold else percent(row.metrics.accuracy.value),
+        "interval": spread(row.metrics.accuracy),
         "remarks": "; ".join(row.remarks),
     }
 
@@ -172,7 +174,7 @@ def _start(row: Baseline) -> Safe:
         return Safe("random")
     variant = row.parameters.get("variant")
     kind = f" ({prose(str(variant))})" if variant not in (None, _USUAL["variant"]) else ""
-    return Safe(f"{prose(method_of(row.method).name)}{kind} from {_listed(map(code, row.sources))}")
+    return Safe(f"{prose(method_of(row.method).name)}{kind} from {listed(map(code, row.sources))}")
 
 
 def _parent_row(parent: Parent) -> dict[str, Safe]:
@@ -185,6 +187,23 @@ def _parent_row(parent: Parent) -> dict[str, Safe]:
     return {"name": where, "revision": revision, "sha256": code(parent.sha256), "license": _license_name(parent)}
 
 
+def _start_row(facts: CardFacts) -> list[dict[str, Safe]]:
+    """The weights that all sources were trained from, as a row below the sources."""
+    if facts.start is None:
+        return []
+    row = _parent_row(facts.start)
+    return [row | {"name": Safe(f"{row['name']} (the start of all of them)")}]
+
+
+def _citations(facts: CardFacts, method: Method) -> Safe | None:
+    """The papers of the method, and of what was measured beside it."""
+    papers = [method.paper]
+    if facts.fusion is not None and any(row.is_named("regmean") for row in facts.fusion.compared):
+        papers.append(METHODS["regmean"].paper)
+    found = dict.fromkeys(paper.bibtex for paper in papers if paper is not None)
+    return Safe("\n\n".join(found)) if found else None
+
+
 def _license_name(parent: Parent) -> Safe:
     name = parent.license_name or parent.license
     if name is None:
@@ -194,13 +213,14 @@ def _license_name(parent: Parent) -> Safe:
 
 def _method_text(facts: CardFacts, method: Method) -> Safe:
     """The method, its parameters, and how near it is to its paper."""
-    parameters = [f"{code(f'{name}: {_value(value)}')}" for name, value in facts.method_parameters.items()]
+    chosen = facts.method_parameters if facts.fusion is None else fusion_text.settings(facts)
+    parameters = [f"{code(f'{name}: {plain_value(value)}')}" for name, value in chosen.items()]
     nearness = "" if method.paper is None else f" {prose(method.paper.nearness)}"
     told = f" Parameters: {', '.join(parameters)}." if parameters else ""
     plan = (
         " Which layer received from which is in `plan.json`, in place of the method's own plan." if facts.plan else ""
     )
-    return Safe(f"{_named(method)} {prose(method.does)}.{nearness}{told}{plan}")
+    return Safe(f"{named(method)} {prose(method.does)}.{nearness}{told}{plan}")
 
 
 def _training_text(facts: CardFacts) -> Safe | None:
@@ -208,7 +228,7 @@ def _training_text(facts: CardFacts) -> Safe | None:
     if training is None or data is None:
         return None
     told = [
-        f"{name.replace('_', ' ')} {_value(training[name])}"
+        f"{name.replace('_', ' ')} {plain_value(training[name])}"
         for name in _TOLD
         if training.get(name) is not None and training[name] != _USUAL.get(name)
     ]
@@ -230,22 +250,25 @@ def _versions(facts: CardFacts) -> str:
     """With what it was made."""
     versions = [f"{name} {version}" for name, version in facts.versions.items()]
     threads = [counted(facts.threads, "thread")] if facts.threads is not None else []
-    return ", ".join([f"seed {facts.seed} for fresh weights", *threads, *versions])
+    # In a fused network no weight is fresh.
+    seed = [f"seed {facts.seed} for fresh weights"] if facts.fusion is None else []
+    return ", ".join([*seed, *threads, *versions]) or "nothing that its recipe names"
 
 
 def _not_transferred(facts: CardFacts) -> Safe | None:
     found = facts.transferred
-    if found is None or facts.relation is None:
+    # Every weight of a fused network comes from its sources.
+    if found is None or facts.relation is None or facts.fusion is not None:
         return None
     grown = method_of(facts.method).grows
     rest_of_it = f"; the rest {'is new' if grown else 'began at random'}" if found.share < 1 else ""
-    share = f"{_percent(found.share)} of the learned entries come from the {_sources(facts)}{rest_of_it}."
+    share = f"{percent(found.share)} of the learned entries come from the {_sources(facts)}{rest_of_it}."
     kinds = (("everything", found.whole), ("a part", found.part), ("nothing", len(found.nothing)))
     first, *rest = [(what, number) for what, number in kinds if number]
     told = [f"{first[1]:,} got {first[0]}", *(f"{number:,} {what}" for what, number in rest)]
     more = len(found.nothing) - _SHOWN_LAYERS
     names = ", ".join(code(name) for name in found.nothing[:_SHOWN_LAYERS]) + (f" and {more} more" if more > 0 else "")
-    return Safe(f"{share} Of its {counted(found.layers, 'layer')}, {_listed(told)}{f': {names}' if names else ''}.")
+    return Safe(f"{share} Of its {counted(found.layers, 'layer')}, {listed(told)}{f': {names}' if names else ''}.")
 
 
 def _sources(facts: CardFacts) -> str:
@@ -255,13 +278,16 @@ def _sources(facts: CardFacts) -> str:
 def _limits(facts: CardFacts) -> Iterable[Safe]:
     """What a user must not expect."""
     if facts.metrics is None:
-        yield Safe("It was not tested." if facts.epochs else _untested(facts))
+        if facts.epochs or facts.fusion is None:
+            yield Safe("It was not tested." if facts.epochs else _untested(facts))
     else:
+        made = "Fused without training" if facts.fusion is not None else "Not trained since"
         yield Safe(
-            f"{'One training with one seed, ' if facts.epochs else 'Not trained since, '}tested on "
+            f"{'One training with one seed' if facts.epochs else made}, tested on "
             f"{facts.metrics.images:,} images: the intervals say how much the choice of these images matters, and nothing "
             "of other seeds."
         )
+    yield from fusion_text.limits(facts)
     carried = facts.metrics is None and facts.relation == "finetune" and not method_of(facts.method).grows
     if carried and facts.recalibration is None and not facts.epochs:
         yield Safe("Statistics of batch normalisation may not fit: measure them anew on images of your own.")
@@ -281,14 +307,19 @@ def _untested(facts: CardFacts) -> str:
 
 def _input_text(facts: CardFacts) -> Safe | None:
     """How images must be prepared: all that kzoo has trained saw them so."""
-    if facts.data is None or not facts.epochs:
+    if facts.data is None or not _is_prepared(facts):
         return None
     channels, size = facts.data.channels or "C", facts.data.size or "H"
     width = facts.data.size or "W"
     return Safe(
         f"`images` are uint8, N x {channels} x {size} x {width}; `prepare` makes floats of them and normalises them, as in "
-        "the training."
+        f"the {'training' if facts.epochs else 'test'}."
     )
+
+
+def _is_prepared(facts: CardFacts) -> bool:
+    """Whether it is known how images must be prepared: as in its training, or in the test of a fused network."""
+    return facts.data is not None and bool(facts.epochs or (facts.fusion is not None and facts.metrics is not None))
 
 
 def _labels(facts: CardFacts) -> Safe | None:
@@ -301,7 +332,7 @@ def _labels(facts: CardFacts) -> Safe | None:
 
 def _loading(facts: CardFacts) -> Safe:
     """Python that loads the model; of what comes from outside only a name that the Hub accepts is in it."""
-    prepared = facts.data is not None and bool(facts.epochs)
+    prepared = _is_prepared(facts)
     if facts.library == "timm":
         place = f"hf-hub:{facts.repository}" if facts.repository else "local-dir:FOLDER"
         lines = ["import timm", f'model = timm.create_model("{place}", pretrained=True).eval()']
@@ -334,21 +365,3 @@ def _license(facts: CardFacts) -> dict[str, Any] | None:
         "permission": license.permission,
         "not_advice": NOT_ADVICE,
     }
-
-
-def _listed(names: Iterable[str]) -> str:
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
-
-
-def _value(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def _range(found: Interval) -> str:
-    assert found.low is not None and found.high is not None
-    return f"{100 * found.low:.1f} to {100 * found.high:.1f} %"

@@ -19,14 +19,17 @@ from kzoo.faults import Document, read_json
 from kzoo.hashing import weights_sha256
 from kzoo.hub.models import find, lock_folders
 from kzoo.hub.names import is_repository, parse_wanted
-from kzoo.layout import CONFIG, ENVIRONMENT, METRICS, PICTURE, PLAN, RECIPE, WEIGHTS
+from kzoo.layout import COMPARISON, CONFIG, ENVIRONMENT, METRICS, PICTURE, PLAN, RECIPE, TENSORS, WEIGHTS, side_input
+from kzoo.publish.fusion_facts import Comparison, Fusion, fusion_of
+from kzoo.publish.intervals import proportion
+from kzoo.publish.papers import method_of
 from kzoo.publish.trust import obstacles
 from kzoo.readers.files import WeightsFile, read_weights_file
 from kzoo.recipe import DataSection, Recipe, SourceSection, plain_task, public_path, read_recipe
 from kzoo.zoo import SHIPPED, Model, Zoo
 
 #: Methods that make one network of several even where only one source is named.
-_MERGING = frozenset({"weight_sum", "nonessential", "regmean", "cfl"})
+_MERGING = frozenset({"weight_sum", "nonessential", "regmean", "layerwise", "cfl"})
 _MOST_CONFIG = 5_000_000
 _MOST_METRICS = 50_000_000
 #: Id, name and address of a license, as far as they are known.
@@ -34,8 +37,6 @@ _License = tuple[str | None, str | None, str | None]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 #: A model of a registry whose id is that of its repository on the Hub.
 _TIMM_ID = re.compile(r"timm/[\w.-]+")
-#: Of the normal distribution, for 95 %.
-_DEVIATIONS = 1.959963984540054
 #: Tasks that are data sets on the Hub too, with their ids there.
 _ON_THE_HUB = {
     "mnist": "ylecun/mnist",
@@ -90,7 +91,7 @@ class Parent:
 
 @dataclass(frozen=True)
 class Images:
-    """Images of a task; without numbers all of it, without size as the task has them."""
+    """Images of a task; without numbers all of it, without size as the task has them, or only those of some classes."""
 
     task: str
     about: str | None
@@ -101,6 +102,7 @@ class Images:
     channels: int | None
     seed: int
     fingerprint: str | None
+    classes: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,8 @@ class FileFacts:
 class CardFacts:
     """Everything that a card says. ``network`` is the network as kzoo's commands take it, ``repository`` ``user/name``.
 
-    ``obstacles`` are why others cannot make it again.
+    ``obstacles`` are why others cannot make it again. ``start`` are the weights that all parents were trained from, where
+    they are named, and ``fusion`` is what is known of a network that was fused.
     """
 
     title: str
@@ -184,10 +187,17 @@ class CardFacts:
     obstacles: tuple[str, ...]
     picture: str | None
     files: tuple[FileFacts, ...]
+    start: Parent | None = None
+    fusion: Fusion | None = None
 
     def __post_init__(self) -> None:
         if self.repository is not None:
             _require_repository(self.repository, owned=True)
+
+    @property
+    def looked_at(self) -> tuple[Images, ...]:
+        """Unlabelled images that a fusion has seen of its sources."""
+        return tuple(one for one in (self.fusion.images if self.fusion is not None else ()) if one is not None)
 
     @property
     def epochs(self) -> int:
@@ -241,6 +251,7 @@ class _Measured(_Section):
     test: _Test
     data: str = Field(description="The fingerprint of the images")
     training: _History | None = None
+    comparison: Comparison | None = None
 
 
 @dataclass(frozen=True)
@@ -251,6 +262,7 @@ class _Folder:
     config: _Config
     recipe: Recipe
     metrics: Metrics | None
+    comparison: Comparison | None
 
     @property
     def network(self) -> str:
@@ -277,7 +289,10 @@ def read_facts(
     found = _read_folder(folder)
     recipe, config = found.recipe, found.config
     weights = read_weights_file(folder / WEIGHTS)
-    parents = tuple(_parent(source, folder, zoo) for source in recipe.sources)
+    files = _files(folder, recipe)
+    fusion = _fusion(found, weights, files)
+    picture = PICTURE if fusion is None else COMPARISON
+    parents = tuple(source_parent(source, folder, zoo) for source in recipe.sources)
     return CardFacts(
         title=repository.rpartition("/")[2] if repository else found.network,
         repository=repository,
@@ -286,7 +301,7 @@ def read_facts(
         edits=len(config.edits),
         parameters=weights.architecture().entries,
         classes=_classes(config, recipe),
-        labels=tuple(config.label_names),
+        labels=tuple(config.label_names) or (fusion.outputs if fusion is not None else ()),
         method=recipe.method,
         method_parameters=recipe.parameters,
         seed=recipe.target.seed,
@@ -304,18 +319,20 @@ def read_facts(
         versions=recipe.versions,
         license=license,
         obstacles=obstacles(recipe),
-        picture=PICTURE if (folder / PICTURE).is_file() else None,
-        files=_files(folder),
+        picture=picture if (folder / picture).is_file() else None,
+        files=files,
+        start=None if recipe.start is None else source_parent(recipe.start, folder, zoo),
+        fusion=fusion,
     )
 
 
-def proportion(hits: int, trials: int) -> Interval:
-    """A share with its 95 % interval by Wilson's score."""
-    share, square = hits / trials, _DEVIATIONS**2
-    middle = (share + square / (2 * trials)) / (1 + square / trials)
-    half = _DEVIATIONS / (1 + square / trials) * math.sqrt(share * (1 - share) / trials + square / (4 * trials**2))
-    # Rounding must not take the ends past what was found.
-    return Interval(share, max(0.0, min(middle - half, share)), min(1.0, max(middle + half, share)))
+def _fusion(found: _Folder, weights: WeightsFile, files: Sequence[FileFacts]) -> Fusion | None:
+    recipe = found.recipe
+    if not method_of(recipe.method).fuses:
+        return None
+    sizes = {file.name: file.size for file in files}
+    images = [_images(source.images) for source in recipe.sources]
+    return fusion_of(recipe, weights, images, sizes, found.comparison, str(found.path / METRICS))
 
 
 def _read_folder(folder: Path) -> _Folder:
@@ -324,21 +341,27 @@ def _read_folder(folder: Path) -> _Folder:
             f"{folder} is no model folder of kzoo: expected {CONFIG}, {RECIPE} and {WEIGHTS} in it, as kzoo transfer and "
             "kzoo run write them"
         )
-    config = read_json(folder / CONFIG, f"the {CONFIG} of a model", _MOST_CONFIG)
     recipe = read_recipe(folder / RECIPE)
+    if recipe.target.model == TENSORS:
+        raise InputError(
+            f"{folder} holds fused weights of a network that kzoo does not know, so it can neither describe nor build them for "
+            "others: fuse with --network where kzoo knows it, or put the folder on the Hub yourself ('hf upload'; 'kzoo fuse --check' "
+            "tells which license it may carry)"
+        )
+    config = read_json(folder / CONFIG, f"the {CONFIG} of a model", _MOST_CONFIG)
     told = config.validated(_Config)
     if (told.kzoo.recipe, told.kzoo.method) != (recipe.digest, recipe.method):
         raise config.fault(
             ("kzoo", "recipe"),
             f"the weights were made by another recipe than {RECIPE} beside it: make the model again with kzoo run",
         )
-    return _Folder(folder, told, recipe, _metrics(folder, recipe))
+    return _Folder(folder, told, recipe, *_metrics(folder, recipe))
 
 
-def _metrics(folder: Path, recipe: Recipe) -> Metrics | None:
+def _metrics(folder: Path, recipe: Recipe) -> tuple[Metrics | None, Comparison | None]:
     path = folder / METRICS
     if recipe.data is None or not path.is_file():
-        return None
+        return None, None
     document = read_json(path, f"the {METRICS} of a model", _MOST_METRICS)
     found = document.validated(_Measured)
     if recipe.data.fingerprint not in (None, found.data):
@@ -346,13 +369,14 @@ def _metrics(folder: Path, recipe: Recipe) -> Metrics | None:
             ("data",), f"the test was on other images than {RECIPE} names: make the model again with kzoo run"
         )
     test, epochs = found.test, found.training.epochs if found.training is not None else []
-    return Metrics(
+    metrics = Metrics(
         images=test.images,
         accuracy=_share(document, "accuracy", test.accuracy, test.images),
         top5=_share(document, "top5", test.top5, test.images) if test.top5 is not None else None,
         loss=test.loss,
         first=epochs[0].test_accuracy if recipe.training is not None and len(epochs) > 1 else None,
     )
+    return metrics, found.comparison
 
 
 def _share(document: Document, field: str, value: float, images: int) -> Interval:
@@ -375,7 +399,8 @@ def _relation(recipe: Recipe) -> str | None:
     return "merge" if len(recipe.sources) > 1 or recipe.method in _MERGING else "finetune"
 
 
-def _parent(source: SourceSection, folder: Path, zoo: Callable[[], Zoo] | None) -> Parent:
+def source_parent(source: SourceSection, folder: Path, zoo: Callable[[], Zoo] | None) -> Parent:
+    """A source of the recipe in ``folder``, with what registries and locks tell of its license."""
     path = source.path
     if path.startswith("hf:"):
         return _from_hub(source, zoo)
@@ -470,6 +495,7 @@ def _images(section: DataSection | None) -> Images | None:
         channels=section.channels,
         seed=section.seed,
         fingerprint=section.fingerprint,
+        classes=section.only or section.classes,
     )
 
 
@@ -498,7 +524,7 @@ def _baseline(other: _Folder, ours: _Folder, zoo: Callable[[], Zoo] | None) -> B
     return Baseline(
         method=other.recipe.method,
         parameters=other.recipe.parameters,
-        sources=tuple(_parent(source, other.path, zoo).name for source in other.recipe.sources),
+        sources=tuple(source_parent(source, other.path, zoo).name for source in other.recipe.sources),
         epochs=other.recipe.training.epochs if other.recipe.training is not None else 0,
         metrics=other.metrics,
         remarks=tuple(_differences(other, ours)),
@@ -517,9 +543,10 @@ def _differences(other: _Folder, ours: _Folder) -> Iterable[str]:
             yield f"{name.replace('_', ' ')} {json.dumps(theirs.get(name), default=str)}"
 
 
-def _files(folder: Path) -> tuple[FileFacts, ...]:
+def _files(folder: Path, recipe: Recipe) -> tuple[FileFacts, ...]:
     found = []
-    for name in (WEIGHTS, CONFIG, RECIPE, METRICS, ENVIRONMENT, PLAN, PICTURE):
+    measured = (side_input(each.kind, each.source) for each in recipe.inputs)
+    for name in (WEIGHTS, CONFIG, RECIPE, METRICS, ENVIRONMENT, PLAN, PICTURE, COMPARISON, *measured):
         path = folder / name
         if path.is_file():
             try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from kzoo.hub.repositories import Repository, is_commit, read_repository
 from kzoo.layout import CARD, RECIPE, WEIGHTS
 from kzoo.plain_yaml import read_plain
 from kzoo.plots.tree import Node
-from kzoo.recipe import Recipe, is_no_path, read_recipe
+from kzoo.recipe import Recipe, SourceSection, is_no_path, read_recipe
 from kzoo.zoo import Zoo
 
 _MOST_RECIPE, _MOST_CARD = 1_000_000, 2_000_000
@@ -31,7 +31,7 @@ class Origin:
 
     ``pin`` is the commit it is meant at, None where it is not pinned or not on the Hub; ``sha256`` is that of the weights
     as its child's recipe, or the Hub, says; ``problem`` is what is wrong with it: a broken pin, other weights, a name
-    that leads in a circle.
+    that leads in a circle. ``is_start`` says that it is no source of its child, but what all of its sources began with.
     """
 
     name: str
@@ -41,13 +41,15 @@ class Origin:
     license: str | None = None
     problem: str | None = None
     parents: tuple[Origin, ...] = ()
+    is_start: bool = False
 
     @property
     def node(self) -> Node:
         """The tree as `kzoo.plots.tree` draws it."""
         pin = f" @ {self.pin[:_SHORT]}" if self.pin else ""
         weights = f"sha256 {self.sha256[:_SHORT]}" if self.sha256 else ""
-        note = ", ".join(text for text in (self.method, self.license, weights) if text)
+        role = "start of the others" if self.is_start else None
+        note = ", ".join(text for text in (role, self.method, self.license, weights) if text)
         return Node(f"{self.name}{pin}", note, self.problem, tuple(parent.node for parent in self.parents))
 
     def walk(self) -> Iterator[Origin]:
@@ -65,6 +67,7 @@ class Origin:
             "method": self.method,
             "license": self.license,
             "problem": self.problem,
+            "start": self.is_start,
             "parents": [parent.to_dict() for parent in self.parents],
         }
 
@@ -103,8 +106,14 @@ class _Tracer:
         self.read: dict[str, Repository | KzooError] = {}
 
     def sources(self, recipe: Recipe, above: tuple[str, ...]) -> tuple[Origin, ...]:
-        """The sources of a recipe."""
-        return self._bounded(recipe.sources, lambda source: self.source(source.path, source.sha256, above))
+        """The sources of a recipe, and what they began with where it names that."""
+        start = [] if recipe.start is None else [recipe.start]
+
+        def origin(source: SourceSection) -> Origin:
+            found = self.source(source.path, source.sha256, above)
+            return replace(found, is_start=source is recipe.start)
+
+        return self._bounded([*recipe.sources, *start], origin)
 
     def _bounded(self, items: Sequence[_Item], make: Callable[[_Item], Origin]) -> tuple[Origin, ...]:
         """A node for each item, as long as the tree is not too large."""

@@ -19,7 +19,8 @@ def front_matter(facts: CardFacts) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     results = [EvalResult(**fields) for fields in _results(facts)]
-    parents = [parent.repository for parent in facts.parents if parent.repository is not None]
+    sources = [*facts.parents, *([facts.start] if facts.start is not None else [])]
+    parents = [source.repository for source in sources if source.repository is not None]
     related = facts.relation is not None and bool(parents)
     license = facts.license
     data = ModelCardData(

@@ -11,22 +11,27 @@ from kzoo.errors import CheckFailed, InputError, WorldError
 from kzoo.hub.headers import told_by_page
 from kzoo.hub.names import RepositoryName
 from kzoo.hub.repositories import read_repository
-from kzoo.layout import CARD, CONFIG, ENVIRONMENT, METRICS, PICTURE, PLAN, RECIPE, WEIGHTS
+from kzoo.layout import CARD, COMPARISON, CONFIG, ENVIRONMENT, METRICS, PICTURE, PLAN, RECIPE, WEIGHTS, is_side_input
 from kzoo.licenses import OTHER, UNKNOWN
 from kzoo.methods.plan import read_plan
 from kzoo.publish.card import checked_card
 from kzoo.publish.data_licenses import data_part
 from kzoo.publish.facts import CardFacts, CardLicense, Parent, read_facts
 from kzoo.publish.licensing import NOT_ADVICE, JointLicense, Part, joint_license, refusing
-from kzoo.publish.picture import matching_picture
+from kzoo.publish.measured import side_inputs
+from kzoo.publish.picture import card_picture
 from kzoo.publish.trust import public_recipe
 from kzoo.readers.safetensors import read_bounded
 from kzoo.recipe import read_recipe, recipe_text
 from kzoo.zoo import Zoo
 
-#: Every file that kzoo writes into a repository.
-FILES = (WEIGHTS, CONFIG, RECIPE, METRICS, ENVIRONMENT, PLAN, PICTURE, CARD)
+_FILES = (WEIGHTS, CONFIG, RECIPE, METRICS, ENVIRONMENT, PLAN, PICTURE, COMPARISON, CARD)
 _MOST_BYTES = 50_000_000
+
+
+def is_ours(name: str) -> bool:
+    """Whether a file of a repository is one that kzoo writes there."""
+    return name in _FILES or is_side_input(name)
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Page:
-    """What is published: content by name, a path for the weights, bytes for all else; and what it says."""
+    """What is published: content by name, a path for what may be large, bytes for all else; and what it says."""
 
     files: Mapping[str, Path | bytes]
     facts: CardFacts
@@ -78,20 +83,23 @@ def read_page(
         WorldError: the disk, or the Hub, fails.
     """
     facts = read_facts(folder, repository, None, beside, zoo)
-    facts = replace(facts, parents=tuple(_asked(parent, say) for parent in facts.parents))
+    start = facts.start and _asked(facts.start, say)
+    facts = replace(facts, parents=tuple(_asked(parent, say) for parent in facts.parents), start=start)
     joint = chosen_license(facts, choice)
     facts = replace(facts, license=card_license(joint))
-    picture = matching_picture(folder, facts, zoo)
-    facts = replace(facts, picture=PICTURE if picture is not None else None)
+    picture = card_picture(folder, facts, zoo)
+    facts = replace(facts, picture=picture[0] if picture is not None else None)
     recipe = read_recipe(folder / RECIPE)
     files: dict[str, Path | bytes] = {WEIGHTS: folder / WEIGHTS}
     copied = [CONFIG, METRICS, ENVIRONMENT, *([PLAN] if recipe.plan is not None else [])]
     files |= {name: _copied(folder / name) for name in copied if (folder / name).is_file()}
     files[RECIPE] = recipe_text(public_recipe(recipe)).encode()
     if picture is not None:
-        files[PICTURE] = picture.encode()
+        files[picture[0]] = picture[1].encode()
     files[CARD] = checked_card(facts).encode()
-    return Page({name: files[name] for name in FILES if name in files}, facts, joint)
+    measured = side_inputs(folder, recipe)
+    first, *others = (name for name in _FILES if name in files)
+    return Page({first: files[first], **measured, **{name: files[name] for name in others}}, facts, joint)
 
 
 def _asked(parent: Parent, say: Callable[[str], None] | None) -> Parent:
@@ -156,13 +164,17 @@ def _refusal(joint: JointLicense) -> str:
 
 def license_parts(facts: CardFacts) -> list[Part]:
     """Everything that went into a model, with its license."""
+    sources = [*facts.parents, *([facts.start] if facts.start is not None else [])]
     models = [
-        Part(parent.name, "model", parent.license or UNKNOWN, parent.license_name, parent.license_link)
-        for parent in facts.parents
+        Part(source.name, "model", source.license or UNKNOWN, source.license_name, source.license_link)
+        for source in sources
         if facts.relation is not None
     ]
-    data = [facts.data, facts.recalibration, facts.calibration]
-    return [*models, *(data_part(images.task) for images in data if images is not None)]
+    # What one model is twice, as a parent and as the start, is one part.
+    models = list(dict.fromkeys(models))
+    data = [facts.data, facts.recalibration, facts.calibration, *facts.looked_at]
+    tasks = dict.fromkeys(images.task for images in data if images is not None)
+    return [*models, *(data_part(task) for task in tasks)]
 
 
 def card_license(joint: JointLicense) -> CardLicense | None:

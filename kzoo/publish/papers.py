@@ -50,13 +50,15 @@ class Paper:
 class Method:
     """What people call a method, what it does in one clause, and its paper; baselines of kzoo's own have none.
 
-    ``grows`` says that the source's own network is made larger, so that its weights stay where they were.
+    ``grows`` says that the source's own network is made larger, so that its weights stay where they were; ``fuses`` that
+    several networks of one architecture become one without training.
     """
 
     name: str
     does: str
     paper: Paper | None = None
     grows: bool = False
+    fuses: bool = False
 
 
 _DPIAT = Paper(
@@ -105,7 +107,7 @@ _FUSION = Paper(
     "Non-iterative knowledge fusion in deep convolutional neural networks",
     "Leontev and Islenteva and Sukhov",
     2020,
-    "kzoo's is a reconstruction from the abstract, for no more of the paper was at hand.",
+    "kzoo's is a reconstruction from the abstract, for no more of the paper was at hand: which variant is the paper's is not known.",
     arxiv="1809.09399",
     doi="10.1007/s11063-019-10074-0",
     kind="article",
@@ -126,7 +128,7 @@ _REGMEAN = Paper(
     "Dataless Knowledge Fusion by Merging Weights of Language Models",
     "Jin, Xisen and Ren, Xiang and Preotiuc-Pietro, Daniel and Cheng, Pengxiang",
     2023,
-    "kzoo uses its closed form for linear layers and convolutions, not for language models.",
+    "kzoo uses its closed form for the linear layers and convolutions of networks for images, as a baseline.",
     arxiv="2212.09849",
     kind="inproceedings",
     venue=(("booktitle", "International Conference on Learning Representations"),),
@@ -159,11 +161,22 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "dils": Method(
             "DILS", "inserts layers and fits them to the features of the shallower network", _DILS, grows=True
         ),
-        "weight_sum": Method("weight summation", "adds up the weights of its sources", _FUSION),
+        "weight_sum": Method("weight summation", "adds up the weights of its sources", _FUSION, fuses=True),
         "nonessential": Method(
-            "replacing nonessential weights", "changes the weights that the first source needs least", _FUSION
+            "replacing nonessential weights",
+            "lets each weight be decided by the sources that need it most",
+            _FUSION,
+            fuses=True,
         ),
-        "regmean": Method("RegMean", "merges linear maps in closed form, from the inputs' inner products", _REGMEAN),
+        "regmean": Method(
+            "RegMean", "merges linear maps in closed form, from the inputs' inner products", _REGMEAN, fuses=True
+        ),
+        "layerwise": Method(
+            "layerwise least squares",
+            "solves layer after layer for weights that give what the sources' layers give on unlabelled images; it is "
+            "kzoo's own",
+            fuses=True,
+        ),
         "cfl": Method("common feature learning", "teaches a student the features of several teachers", _AMALGAMATION),
         "kd": Method("knowledge distillation", "teaches a student the soft answers of its teachers", _DISTILLATION),
     }

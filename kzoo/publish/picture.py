@@ -1,4 +1,4 @@
-"""The matching of a model and its source as a picture that lies beside the card.
+"""The picture that lies beside a card: of what went where, or of what a fused network was measured beside.
 
 It is SVG: `kzoo.plots` draws that without any library and to the same bytes everywhere, text in it can be read and searched,
 and the Hub shows a picture of the repository where a card names it.
@@ -15,15 +15,34 @@ from kzoo.hashing import weights_sha256
 from kzoo.hub.models import remote_weights
 from kzoo.hub.names import PREFIX
 from kzoo.layers import Architecture
-from kzoo.layout import RECIPE, WEIGHTS
+from kzoo.layout import COMPARISON, PICTURE, RECIPE, WEIGHTS
 from kzoo.matching import Matching, match
 from kzoo.plots.matching import matching_svg
+from kzoo.plots.shares import Share, shares_svg
 from kzoo.publish.facts import CardFacts, Transferred
+from kzoo.publish.fusion_text import row_name
 from kzoo.readers.files import WeightsFile, read_weights_file
 from kzoo.recipe import SourceSection, is_no_path, read_recipe
 from kzoo.refine import fitting
 from kzoo.sources import Options, resolve, weights_architecture
 from kzoo.zoo import Zoo
+
+
+def card_picture(folder: Path, facts: CardFacts, zoo: Callable[[], Zoo]) -> tuple[str, str] | None:
+    """The name and the SVG of the picture that belongs to a card; None where there is nothing to show."""
+    if facts.fusion is not None:
+        return (COMPARISON, comparison_svg(facts)) if len(facts.fusion.compared) > 1 else None
+    found = matching_picture(folder, facts, zoo)
+    return None if found is None else (PICTURE, found)
+
+
+def comparison_svg(facts: CardFacts) -> str:
+    """The accuracies of a fused network and of all that was measured beside it, with their intervals, as SVG."""
+    rows = [
+        Share(row_name(row, facts), row.accuracy.value, row.accuracy.low, row.accuracy.high, row.is_fused)
+        for row in (facts.fusion.compared if facts.fusion is not None else ())
+    ]
+    return shares_svg(f"Accuracy of {facts.title} and of what was measured beside it, with 95 % intervals", rows)
 
 
 def matching_picture(folder: Path, facts: CardFacts, zoo: Callable[[], Zoo]) -> str | None:

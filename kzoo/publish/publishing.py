@@ -19,8 +19,7 @@ from kzoo.hashing import weights_sha256
 from kzoo.hub.client import TRIES, Missing, get_json, hub, hub_errors
 from kzoo.hub.names import PREFIX, RepositoryName
 from kzoo.hub.repositories import RemoteFile, Repository, git_oid, read_repository
-from kzoo.layout import WEIGHTS
-from kzoo.publish.page import FILES, Page
+from kzoo.publish.page import Page, is_ours
 
 _Result = TypeVar("_Result")
 _FIRST_WAIT = 0.5
@@ -103,7 +102,7 @@ def _look(name: str) -> Repository | None:
 
 def _same(page: Page, there: Repository) -> bool:
     """Whether a repository has the files of a page, and no others that kzoo has once written."""
-    known = {file for file in there.files if file in FILES}
+    known = {file for file in there.files if is_ours(file)}
     return known == page.files.keys() and all(
         _is_file(content, there.files[file]) for file, content in page.files.items()
     )
@@ -117,7 +116,7 @@ def _is_file(content: Path | bytes, there: RemoteFile) -> bool:
 
 
 def _question(name: str, page: Page, theirs: list[str]) -> str:
-    replaced = [file for file in theirs if file in FILES]
+    replaced = [file for file in theirs if is_ours(file)]
     others = len(theirs) - len(replaced)
     what = f"replaces {', '.join(replaced)}" if replaced else f"adds {len(page.files)} files"
     return f"{name} exists: this {what}" + (f" beside {others} other files" if others else "")
@@ -152,7 +151,7 @@ def _send(page: Page, before: Repository, options: Options) -> tuple[str, str | 
     # The client changes the operations that it is given.
     added = [CommitOperationAdd(name, content) for name, content in page.files.items()]
     _require_unchanged(page, added)
-    gone = [CommitOperationDelete(name) for name in FILES if name in before.files and name not in page.files]
+    gone = [CommitOperationDelete(name) for name in before.files if is_ours(name) and name not in page.files]
     try:
         info: CommitInfo = _api().create_commit(
             before.id,
@@ -177,11 +176,12 @@ def _send(page: Page, before: Repository, options: Options) -> tuple[str, str | 
 
 
 def _require_unchanged(page: Page, added: list[CommitOperationAdd]) -> None:
-    """Refuse weights that are no longer those that the card describes."""
+    """Refuse large files that are no longer those that the card describes."""
     described = {file.name: file.sha256 for file in page.facts.files}
     for operation in added:
-        if operation.path_in_repo == WEIGHTS and operation.upload_info.sha256.hex() != described[WEIGHTS]:
-            raise InputError(f"{WEIGHTS} has changed since its card was written: run this again when nobody writes it")
+        name = operation.path_in_repo
+        if isinstance(page.files[name], Path) and operation.upload_info.sha256.hex() != described[name]:
+            raise InputError(f"{name} has changed since its card was written: run this again when nobody writes it")
 
 
 def _without_token(text: str) -> str:

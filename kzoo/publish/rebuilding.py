@@ -19,7 +19,8 @@ from kzoo.hub.names import PREFIX, RepositoryName, Wanted
 from kzoo.hub.repositories import Repository, read_repository
 from kzoo.layout import ENVIRONMENT, PLAN, RECIPE, WEIGHTS
 from kzoo.model_folder import load
-from kzoo.publish.trust import require_harmless
+from kzoo.publish.measured import fetch_side_inputs
+from kzoo.publish.trust import needs_start, require_harmless
 from kzoo.recipe import IMAGES, Recipe, library_versions, read_recipe
 from kzoo.running import run_recipe
 from kzoo.surroundings import Surroundings
@@ -133,8 +134,9 @@ def rebuild(
         for key, (there, here) in odd.items():
             say(f"it was made with {key} {there}, here it is {here}")
         folder = out or place / "rebuilt"
+        fetch_side_inputs(repository, recipe.inputs, place / "page", progress, say)
         where = Surroundings(place / "page", zoo, progress=progress)
-        asked = _with_data(_with_threads(recipe, threads), data)
+        asked = _for_weights(_with_data(_with_threads(recipe, threads), data), say)
         run_recipe(asked, where, folder)
         near = Nearness(bool(odd), recipe.training is not None, tolerance)
         comparison = _Comparison(repository, folder, where, asked, near)
@@ -153,13 +155,23 @@ def _with_data(recipe: Recipe, data: Path | None) -> Recipe:
     """The recipe with the folder of torchvision's data sets on this machine."""
     if data is None:
         return recipe
-    root = str(data.resolve())
-    changes = {
-        name: section.model_copy(update={"root": root})
-        for name in IMAGES
-        if (section := getattr(recipe, name)) is not None
+    root = {"root": str(data.resolve())}
+    changes: dict[str, Any] = {
+        name: section.model_copy(update=root) for name in IMAGES if (section := getattr(recipe, name)) is not None
     }
+    changes["sources"] = [
+        source.model_copy(update={"images": source.images and source.images.model_copy(update=root)})
+        for source in recipe.sources
+    ]
     return recipe.model_copy(update=changes)
+
+
+def _for_weights(recipe: Recipe, say: Callable[[str], None]) -> Recipe:
+    """The recipe without what changes no weights: what stands beside a fused network, and perhaps was trained for that."""
+    if recipe.comparison is not None:
+        say("what was measured beside it is not measured again: that changes no weights")
+    start = recipe.start if needs_start(recipe) else None
+    return recipe.model_copy(update={"comparison": None, "start": start})
 
 
 def _fetched_recipe(repository: Repository, folder: Path) -> Recipe:

@@ -28,7 +28,8 @@ from kzoo.methods.transfers import METHODS as TRANSFERS
 from kzoo.paths import own_registry, registry_directory
 from kzoo.publish import metadata
 from kzoo.publish.card import card_text, checked_card
-from kzoo.publish.facts import CardFacts, CardLicense, Images, Parent, Transferred, proportion, read_facts
+from kzoo.publish.facts import CardFacts, CardLicense, Images, Parent, Transferred, read_facts
+from kzoo.publish.intervals import proportion
 from kzoo.publish.page import Choice, card_license, chosen_license
 from kzoo.publish.papers import METHODS
 from kzoo.publish.picture import matching_picture

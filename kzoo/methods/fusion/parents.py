@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from kzoo.errors import InputError
 
-State = Mapping[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+State = Mapping[str, "Tensor"]
 #: So many differing tensors are named.
 _NAMED = 3
 
@@ -40,11 +41,13 @@ def check_parents(names: Sequence[str], parents: Sequence[State], heads: Collect
         InputError: there is one parent only, one is given twice, architectures or types differ, or a value is NaN or
             infinite.
     """
+    import torch
+
     check_headers(names, [header_of(parent, heads) for parent in parents])
     for number, parent in enumerate(parents):
         for before in range(number):
             if all(torch.equal(parents[before][name], tensor) for name, tensor in parent.items()):
-                raise _twice(names[before], names[number])
+                raise twice(names[before], names[number])
     for parent_name, parent in zip(names, parents, strict=True):
         for name, tensor in parent.items():
             check_finite(parent_name, name, tensor)
@@ -106,11 +109,12 @@ def check_digests(names: Sequence[str], digests: Sequence[str]) -> None:
     first: dict[str, str] = {}
     for name, digest in zip(names, digests, strict=True):
         if digest in first:
-            raise _twice(first[digest], name)
+            raise twice(first[digest], name)
         first[digest] = name
 
 
-def _twice(one: str, other: str) -> InputError:
+def twice(one: str, other: str) -> InputError:
+    """What is said of a parent that is given a second time."""
     same = f"{one} is given twice" if one == other else f"{one} and {other} have the same weights"
     return InputError(f"{same}: expected different networks; leave one out")
 
@@ -121,11 +125,17 @@ def check_finite(parent: str, name: str, values: Tensor) -> None:
     Raises:
         InputError: there are such.
     """
+    import torch
+
     if values.is_floating_point() and not torch.isfinite(values).all():
-        what = "NaN" if torch.isnan(values).any() else "infinite"
-        raise InputError(
-            f"{name} of {parent} holds values that are {what}: expected finite weights; leave this parent out"
-        )
+        raise not_finite(parent, name, "NaN" if torch.isnan(values).any() else "infinite")
+
+
+def not_finite(parent: str, name: str, what: str) -> InputError:
+    """What is said of a parent's tensor that holds values that are ``NaN`` or ``infinite``."""
+    return InputError(
+        f"{name} of {parent} holds values that are {what}: expected finite weights; leave this parent out"
+    )
 
 
 def check_classes(names: Sequence[str], classes: Sequence[Sequence[str]]) -> None:

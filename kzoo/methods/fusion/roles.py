@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from enum import Enum
-
-import torch
+from typing import Protocol
 
 _STATISTICS = ("running_mean", "running_var")
 #: Names of scales of single channels, of normalisations and of residual branches (layer scale).
 _SCALES = ("weight", "gamma", "scale")
+
+
+class Type(Protocol):
+    """What a tensor's entries are: a ``torch.dtype``, or something that knows the same."""
+
+    @property
+    def is_floating_point(self) -> bool:
+        """Whether they are floating-point numbers."""
+
+    @property
+    def is_complex(self) -> bool:
+        """Whether they are complex numbers."""
 
 
 class Role(Enum):
@@ -35,7 +46,7 @@ LEARNED = frozenset({Role.WEIGHT, Role.BIAS})
 
 
 def roles_of(
-    shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, torch.dtype], buffers: Collection[str] = ()
+    shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, Type], buffers: Collection[str] = ()
 ) -> dict[str, Role]:
     """The role of each tensor, told from names, shapes and types alone, as a file's header has them.
 
@@ -48,7 +59,7 @@ def roles_of(
 def _role(
     name: str,
     shape: tuple[int, ...],
-    dtype: torch.dtype,
+    dtype: Type,
     shapes: Mapping[str, tuple[int, ...]],
     buffers: Collection[str],
 ) -> Role:

@@ -6,19 +6,28 @@ reconstruction from it, its variants are switches, and which of them is the pape
 
 Every rule takes `Entries`: the same entries of each parent, of the common start and of each importance, and gives the fused
 ones, in double precision. Nothing depends on other entries, but for the threshold, which is found for a whole tensor before.
+The arithmetic is NumPy's, so that files can be fused without torch, and every operation is rounded for itself: what is made of
+a piece are the bytes that are made of the whole.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from kzoo.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Doubles = NDArray[np.float64]
+#: A tensor of torch, or an array: what is made of tensors is a tensor, on their device.
+Values = TypeVar("Values", "Tensor", NDArray[Any])
 
 #: Importances below it count as it: what no parent needs becomes the mean, never 0/0.
 FLOOR = 1e-6
@@ -27,34 +36,43 @@ FLOOR = 1e-6
 @dataclass(frozen=True)
 class Entries:
     """The same entries of one tensor: of the ``parents`` (all of one shape), of the common ``start``, and how important
-    each is to each parent; ``threshold`` is that of the whole tensor.
+    each is to each parent; ``threshold`` is that of the whole tensor. All are tensors, or all are arrays.
     """
 
-    parents: Sequence[Tensor]
-    start: Tensor | None = None
-    importance: Sequence[Tensor] | None = None
+    parents: Sequence[Any]
+    start: Any = None
+    importance: Sequence[Any] | None = None
     threshold: float | None = None
 
     @property
-    def doubles(self) -> list[Tensor]:
-        """The parents' entries in double precision."""
-        return [parent.double() for parent in self.parents]
+    def in_doubles(self) -> Entries:
+        """The same as arrays in double precision; they may be those that were given, so nothing may be written to them."""
+        return replace(
+            self,
+            parents=[doubles(one) for one in self.parents],
+            start=None if self.start is None else doubles(self.start),
+            importance=None if self.importance is None else [doubles(one) for one in self.importance],
+        )
 
 
 @dataclass(frozen=True)
 class Rule:
     """How entries are fused, and what that needs.
 
-    ``quantile`` is the share of a tensor's importances that the threshold is to be above, where the rule has one. With
-    ``pairs_only`` the rule is one for two parents, the first of which is protected.
+    ``formula`` takes entries in double precision. ``quantile`` is the share of a tensor's importances that the threshold is
+    to be above, where the rule has one. With ``pairs_only`` the rule is one for two parents, the first of which is protected.
     """
 
     name: str
-    fuse: Callable[[Entries], Tensor]
+    formula: Callable[[Entries], Doubles]
     needs_start: bool = False
     needs_importance: bool = False
     quantile: float | None = None
     pairs_only: bool = False
+
+    def fuse(self, entries: Entries) -> Any:
+        """The fused entries in double precision: a tensor of tensors, an array of arrays."""
+        return _like(entries.parents[0], self.formula(entries.in_doubles))
 
     def check(self, parents: int, has_start: bool, has_importance: bool) -> None:
         """Refuse what the rule cannot do.
@@ -80,12 +98,12 @@ class Rule:
 
 def literal_sum() -> Rule:
     """S1: the sum of the weights, as the abstract says."""
-    return Rule("sum", lambda entries: sum(entries.doubles[1:], entries.doubles[0]))
+    return Rule("sum", lambda entries: _total(entries.parents))
 
 
 def average() -> Rule:
     """S2: the mean of the weights."""
-    return Rule("average", lambda entries: mean(entries.parents))
+    return Rule("average", lambda entries: _mean(entries.parents))
 
 
 def delta_sum() -> Rule:
@@ -104,26 +122,48 @@ def scaled_delta(scale: float) -> Rule:
     return Rule("scaled_delta", lambda entries: _moved(entries, scale), needs_start=True)
 
 
-def mean(parents: Sequence[Tensor]) -> Tensor:
+def mean(parents: Sequence[Values]) -> Values:
     """The mean of versions, in double precision."""
-    doubles = [parent.double() for parent in parents]
-    return sum(doubles[1:], doubles[0]) / len(doubles)
+    found: Values = _like(parents[0], _mean([doubles(parent) for parent in parents]))
+    return found
 
 
-def _moved(entries: Entries, scale: float) -> Tensor:
-    assert entries.start is not None
-    start = entries.start.double()
-    return start + scale * sum((parent - start for parent in entries.doubles), torch.zeros_like(start))
+def _total(parents: Sequence[Doubles]) -> Doubles:
+    if len(parents) == 1:
+        return parents[0].copy()
+    # Single values are no arrays, which only arrays can be added to.
+    total: Doubles = np.asarray(parents[0] + parents[1])
+    for parent in parents[2:]:
+        total += parent
+    return total
+
+
+def _mean(parents: Sequence[Doubles]) -> Doubles:
+    total = _total(parents)
+    total /= len(parents)
+    return total
+
+
+def _moved(entries: Entries, scale: float) -> Doubles:
+    start: Doubles = entries.start
+    learnt = np.zeros_like(start)
+    for parent in entries.parents:
+        learnt += parent - start
+    learnt *= scale
+    learnt += start
+    return learnt
 
 
 # Normalisation
 
 
-def pooled_variance(variances: Sequence[Tensor], means: Sequence[Tensor]) -> Tensor:
+def pooled_variance(variances: Sequence[Values], means: Sequence[Values]) -> Values:
     """The variance of equal shares of all parents' features: the mean of variances plus the variance of the means."""
-    middle = mean(means)
-    apart = [(one.double() - middle).square() for one in means]
-    return mean(variances) + mean(apart)
+    centres = [doubles(one) for one in means]
+    middle = _mean(centres)
+    apart = [np.square(one - middle) for one in centres]
+    found: Values = _like(variances[0], _mean([doubles(one) for one in variances]) + _mean(apart))
+    return found
 
 
 # Nonessential weights
@@ -138,22 +178,27 @@ def threshold_replace(quantile: float) -> Rule:
     if not 0 <= quantile <= 1:
         raise InputError(f"quantile={quantile:g} is not possible: expected 0 to 1, as 0.5 to 0.85")
 
-    def fuse(entries: Entries) -> Tensor:
+    def formula(entries: Entries) -> Doubles:
         assert entries.importance is not None and entries.threshold is not None
-        first, second = entries.doubles
-        return torch.where(entries.importance[0].double() <= entries.threshold, second, first)
+        first, second = entries.parents
+        found: Doubles = np.where(entries.importance[0] <= entries.threshold, second, first)
+        return found
 
-    return Rule("threshold", fuse, needs_importance=True, quantile=quantile, pairs_only=True)
+    return Rule("threshold", formula, needs_importance=True, quantile=quantile, pairs_only=True)
 
 
-def threshold_of(importance: Tensor, quantile: float) -> float:
+def threshold_of(importance: Tensor | NDArray[Any], quantile: float) -> float:
     """The importance that a share ``quantile`` of a whole tensor's entries does not exceed (the nearest entry above)."""
-    values = importance.double().flatten()
-    if not values.numel():
-        return 0.0
-    # torch.quantile takes 16 million entries at most.
-    rank = min(max(math.ceil(quantile * values.numel()), 1), values.numel())
-    return float(values.kthvalue(rank).values) if quantile > 0 else -math.inf
+    values = doubles(importance).reshape(-1)
+    place = rank_of(values.size, quantile)
+    return -math.inf if place is None else float(np.partition(values, place)[place])
+
+
+def rank_of(count: int, quantile: float) -> int | None:
+    """The place of the threshold among so many importances in their order, from 0; None where all are above it."""
+    if count == 0 or quantile <= 0:
+        return None
+    return min(max(math.ceil(quantile * count), 1), count) - 1
 
 
 def winner(ratio: float = 1.0) -> Rule:
@@ -166,13 +211,19 @@ def winner(ratio: float = 1.0) -> Rule:
     """
     _positive("ratio", ratio)
 
-    def fuse(entries: Entries) -> Tensor:
-        parents, known = torch.stack(entries.doubles), _importances(entries)
-        scaled = torch.cat([known[:1], ratio * known[1:]])
-        chosen = parents.gather(0, scaled.argmax(0, keepdim=True))[0]
-        return torch.where((known <= 0).all(0), mean(entries.parents), chosen)
+    def formula(entries: Entries) -> Doubles:
+        assert entries.importance is not None
+        first, *others = entries.importance
+        chosen, best, needed = entries.parents[0], first, first > 0
+        for parent, known in zip(entries.parents[1:], others, strict=True):
+            scaled = ratio * known
+            ahead = scaled > best
+            chosen, best = np.where(ahead, parent, chosen), np.where(ahead, scaled, best)
+            needed |= known > 0
+        found: Doubles = np.where(needed, chosen, _mean(entries.parents))
+        return found
 
-    return Rule("winner", fuse, needs_importance=True)
+    return Rule("winner", formula, needs_importance=True)
 
 
 def quadratic(weight: float = 1.0, floor: float = FLOOR) -> Rule:
@@ -202,24 +253,45 @@ def _positive(name: str, value: float) -> None:
         raise InputError(f"{name}={value:g} is not possible: expected a number above 0")
 
 
-def _importances(entries: Entries) -> Tensor:
+def _weighted(entries: Entries, weight: float, power: float, floor: float) -> Doubles:
     assert entries.importance is not None
-    return torch.stack([one.double() for one in entries.importance])
-
-
-def _weighted(entries: Entries, weight: float, power: float, floor: float) -> Tensor:
-    strength = _power(_importances(entries).clamp(min=floor), power)
     # Parent by parent, about the first: the order of sums is one for all pieces of a tensor, and where all parents agree
     # the result is theirs to the last bit.
-    first, *others = entries.doubles
-    moved, total = torch.zeros_like(first), strength[0]
-    for other, share in zip(others, weight * strength[1:], strict=True):
-        moved, total = moved + share * (other - first), total + share
-    return first + moved / total
+    first, *others = entries.parents
+    total = _strength(entries.importance[0], power, floor)
+    moved: Doubles = np.zeros_like(first)
+    for other, importance in zip(others, entries.importance[1:], strict=True):
+        share = _strength(importance, power, floor)
+        share *= weight
+        total += share
+        share *= other - first
+        moved += share
+    moved /= total
+    moved += first
+    return moved
 
 
-def _power(values: Tensor, power: float) -> Tensor:
-    """Powers by NumPy: torch's of the last few entries of a piece differ from those of all others in the last bit."""
-    if power == 1:
-        return values
-    return torch.from_numpy(np.power(values.cpu().numpy(), power)).to(values.device)
+def _strength(importance: Doubles, power: float, floor: float) -> Doubles:
+    # A view of a single value is no array, which only arrays can be written to.
+    least: Doubles = np.asarray(np.maximum(importance, floor))
+    if power != 1:
+        least = np.asarray(np.power(least, power))
+    return least
+
+
+# Arrays and tensors
+
+
+def doubles(values: Any) -> Doubles:
+    """A tensor or an array as an array in double precision, without a copy where it is one."""
+    array = values if isinstance(values, np.ndarray) else values.detach().double().cpu().numpy()
+    found: Doubles = array.astype(np.float64, copy=False)
+    return found
+
+
+def _like(given: Any, found: Doubles) -> Any:
+    if isinstance(given, np.ndarray):
+        return found
+    import torch
+
+    return torch.from_numpy(np.asarray(found)).to(given.device)
