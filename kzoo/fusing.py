@@ -23,7 +23,7 @@ from kzoo.methods.fusion.methods import Fused, FusionParameters, Parents, descri
 from kzoo.methods.fusion.parents import check_classes, check_digests, check_parents
 from kzoo.methods.fusion.states import module_roles
 from kzoo.methods.probing import example_images
-from kzoo.recipe import Recipe, SideInput, public_path
+from kzoo.recipe import Recipe, SideInput, public_names, public_path
 from kzoo.side_inputs import read_side_input, require_measured
 from kzoo.streamed_fusing import check_streams, fuse_streamed
 from kzoo.surroundings import Surroundings
