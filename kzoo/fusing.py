@@ -23,7 +23,7 @@ from kzoo.methods.fusion.methods import Fused, FusionParameters, Parents, descri
 from kzoo.methods.fusion.parents import check_classes, check_digests, check_parents
 from kzoo.methods.fusion.states import module_roles
 from kzoo.methods.probing import example_images
-from kzoo.recipe import Recipe, SideInput, public_path
+from kzoo.recipe import Recipe, SideInput, public_names, public_path
 from kzoo.side_inputs import read_side_input, require_measured
 from kzoo.streamed_fusing import check_streams, fuse_streamed
 from kzoo.surroundings import Surroundings
@@ -85,7 +85,7 @@ def fused_start(recipe: Recipe, spec: NetworkSpec, where: Surroundings, paramete
         CheckFailed: a file is not the one that the recipe names.
     """
     trained = [where.checked(source) for source in recipe.sources]
-    names = [public_path(one.name) for one in trained]
+    names = public_names([one.name for one in trained])
     if len(trained) < 2:
         raise InputError(
             f"the recipe has {len(trained)} source: method {recipe.method} fuses two networks or more; to carry one "
@@ -159,7 +159,7 @@ def _streamed_start(
     classes: Sequence[Sequence[str]] | None,
 ) -> FusedStart:
     """The same network without weights; they are fused when they are written."""
-    names = [public_path(one.name) for one in trained]
+    names = public_names([one.name for one in trained])
     files = [one.file for one in trained if one.file is not None]
     check_streams(names, files)
     module = outline(spec, where.zoo, where.trust_code)
@@ -230,7 +230,7 @@ def _classes(
     Raises:
         InputError: they do not fit the way in which classifiers are fused, the target, or the images to test on.
     """
-    names = [public_path(source.path) for source in recipe.sources]
+    names = public_names([source.path for source in recipe.sources])
     known = [source.classes for source in recipe.sources if source.classes is not None]
     if len(known) < len(names):
         if parameters.heads == "joined":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -184,6 +185,17 @@ def is_no_path(source: str) -> bool:
 def public_path(path: str) -> str:
     """What others are told of a source: where it is for all, or the name of a file."""
     return path if is_no_path(path) else PurePosixPath(path.replace("\\", "/")).name or WEIGHTS
+
+
+def public_names(paths: Sequence[str]) -> list[str]:
+    """What others are told of several sources: with their folders' names, where the names of files alone are the same."""
+    names = [public_path(path) for path in paths]
+    if len(set(names)) == len(names):
+        return names
+    return [
+        name if is_no_path(path) else PurePosixPath(Path(path).resolve().parent.name, name).as_posix()
+        for path, name in zip(paths, names, strict=True)
+    ]
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -52,13 +52,14 @@ def load_trained(
     if faulty is not None:
         raise InputError(f"{trained.name}: tensor {faulty} holds values that are not finite: give other weights")
     reserved = sum(tensor.nbytes for tensor in trained.tensors.values())
-    module = build_network(spec, zoo, 0, trust_code, reserved)
+    first = next((tensor.dtype for tensor in trained.tensors.values() if tensor.is_floating_point()), None)
+    # Before the values are there: on their way through single precision doubles would be rounded.
+    module = build_network(spec, zoo, 0, trust_code, reserved).to(first)
     try:
         module.load_state_dict(dict(trained.tensors))
     except RuntimeError as error:
         raise _misfit(trained, spec, " ".join(str(error).split())) from None
-    first = next((tensor.dtype for tensor in trained.tensors.values() if tensor.is_floating_point()), None)
-    return module.to(first).eval()
+    return module.eval()
 
 
 def require_fit(trained: TrainedNetwork, spec: NetworkSpec, module: nn.Module) -> None:

@@ -215,3 +215,9 @@ def test_own_images_are_those_that_a_recipe_trained_on(command, halves, tmp_path
     arguments = ("fuse", tmp_path / "bare", halves / "high", "--data", "own")
     code, _, said = command(*arguments, "--method", "regmean", "--out", tmp_path / "more")
     assert (code, "bare has no recipe that says what it was trained on" in said) == (2, True), said
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(command, halves, tmp_path):
+    files = [halves / name / "model.safetensors" for name in ("low", "high")]
+    code, _, said = command("fuse", *files, *LISTS, "--out", tmp_path / "out")
+    assert (code, "low/model.safetensors and high/model.safetensors name the outputs" in said) == (2, True), said

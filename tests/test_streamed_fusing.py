@@ -153,6 +153,38 @@ def test_every_bit_of_narrow_types_is_read_and_rounded_as_torch_does():
         assert torch.equal(torch.from_numpy(out), values.to(dtype).view(torch.uint8))
 
 
+@np.errstate(over="ignore", invalid="ignore")
+@pytest.mark.parametrize("name", ["BF16", "F16", "F32"])
+def test_the_mean_of_two_in_single_precision_is_that_in_double_to_the_last_bit(name):
+    chance = np.random.default_rng(5)
+    size, infinite = {"BF16": (2, 0x7F80), "F16": (2, 0x7C00), "F32": (4, 0x7F800000)}[name]
+    kind = np.uint16 if size == 2 else np.uint32
+    # Every pattern of bits, subnormals and opposites among them; pairs of like size round most.
+    one, other = chance.integers(0, 2 ** (8 * size), (2, 200_000), dtype=kind)
+    other[::2] = (
+        one[::2]
+        ^ chance.integers(0, 2**10, 100_000, dtype=kind)
+        ^ chance.integers(0, 2, 100_000, dtype=kind) << (8 * size - 1)
+    )
+    small = chance.integers(0, 200, (2, 20_000), dtype=kind)
+    one, other = np.concatenate([one, small[0]]), np.concatenate([other, small[1]])
+    kept = ((one & infinite) != infinite) & ((other & infinite) != infinite)
+    raws = [np.ascontiguousarray(each[kept]).view(np.uint8) for each in (one, other)]
+    count = int(kept.sum())
+    expected, found = np.zeros((2, count * size), np.uint8)
+    streamed_fusing._narrow(sum(streamed_fusing._widened(raw, name, 0, count) for raw in raws) / 2, name, expected, 0)
+    quick = 0
+    for at in range(0, count, 4):
+        middle = streamed_fusing._middle(*raws, name, at, min(at + 4, count))
+        if middle is not None:
+            quick += len(middle)
+            streamed_fusing._store(middle, name, found, at)
+        else:
+            found[at * size : (at + 4) * size] = expected[at * size : (at + 4) * size]
+    assert quick > 0.9 * count
+    np.testing.assert_array_equal(found, expected)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     values=st.lists(st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from([0.0, -0.0, 1.0, 2.0]), min_size=1),
