@@ -20,17 +20,17 @@ from kzoo.methods.fusion.classifiers import check_outputs, expanded_state, union
 from kzoo.methods.fusion.importance import fisher
 from kzoo.methods.fusion.inputs import input_grams
 from kzoo.methods.fusion.methods import Fused, FusionParameters, Parents, described, fuse
-from kzoo.methods.fusion.parents import check_classes, check_digests, check_parents
+from kzoo.methods.fusion.parents import check_classes, check_digests, check_parents, check_start
 from kzoo.methods.fusion.states import module_roles
 from kzoo.methods.probing import example_images
-from kzoo.recipe import Recipe, SideInput, public_names, public_path
+from kzoo.recipe import Recipe, SideInput, public_names
 from kzoo.side_inputs import read_side_input, require_measured
 from kzoo.streamed_fusing import check_streams, fuse_streamed
 from kzoo.surroundings import Surroundings
 from kzoo.tensor_fusing import measured_files
 from kzoo.trained_modules import load_trained, require_fit
 from kzoo.training.batches import prepare
-from kzoo.training.evaluation import place
+from kzoo.training.evaluation import evaluation_mode, place
 from kzoo.weights import TrainedNetwork
 
 #: How what is known of a network beside its weights is measured on images.
@@ -105,6 +105,7 @@ def fused_start(recipe: Recipe, spec: NetworkSpec, where: Surroundings, paramete
     modules = [load_trained(one, own, where.zoo, where.trust_code) for one, own in zip(trained, specs, strict=True)]
     needed = parameters.needs
     images = _images(recipe, where, parameters)
+    check_images(names, modules, images)
     example = _example(recipe, images)
     if example is None:
         example = example_of(specs[0], modules[0])
@@ -245,7 +246,8 @@ def _classes(
         check_classes(names, known)
     if spec.options.classes not in (None, len(union)):
         raise InputError(
-            f"the target has {spec.options.classes} classes, and its parents know {len(union)}: set target.classes to that"
+            f"the network has {spec.options.classes} outputs, and {len(union)} classes are named: name each output (--classes), or "
+            f"set the recipe's target.classes to {len(union)} for classifiers that are joined"
         )
     tested = None if recipe.data is None else where.data(recipe.data)
     if tested is not None and list(tested.classes) != union:
@@ -277,6 +279,28 @@ def _images(recipe: Recipe, where: Surroundings, parameters: FusionParameters) -
         for source, use in zip(recipe.sources, used, strict=True)
     ]
     return [None if split is None else prepare(split.images[torch.arange(len(split))]) for split in splits]
+
+
+def check_images(names: Sequence[str], modules: Sequence[nn.Module], images: Sequence[Tensor | None]) -> None:
+    """Refuse images that a network does not take, or that are not finite.
+
+    Raises:
+        InputError: there are such.
+    """
+    for name, module, some in zip(names, modules, images, strict=True):
+        if some is None:
+            continue
+        if not some.isfinite().all():
+            raise InputError(f"the images of {name} hold values that are NaN or infinite: give others")
+        try:
+            with torch.no_grad(), evaluation_mode(module):
+                module(some[:1].to(*place(module)))
+        except Exception as error:  # networks raise what they like
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise InputError(
+                f"{name} does not take images of {'x'.join(map(str, some.shape[1:]))} ({reason:.160}): give images of its "
+                "channels and size (--image-size)"
+            ) from None
 
 
 def images_used(recipe: Recipe, parameters: FusionParameters) -> list[bool]:
@@ -316,12 +340,7 @@ def _start(
     if recipe.start is None:
         return None
     trained = where.checked(recipe.start)
-    for name, tensor in like.tensors.items():
-        if name not in heads and (name not in trained.tensors or trained.tensors[name].shape != tensor.shape):
-            raise InputError(
-                f"the start {public_path(trained.name)} is no network like {public_path(like.name)}: its {name} "
-                f"{'differs in shape' if name in trained.tensors else 'is missing'}; give the weights that both began with"
-            )
+    check_start(trained.tensors, like.tensors, heads)
     return trained.tensors
 
 

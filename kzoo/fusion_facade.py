@@ -12,12 +12,12 @@ from kzoo.carrying import remember
 from kzoo.edits import copied
 from kzoo.errors import InputError
 from kzoo.facade import Registry, open_zoo
-from kzoo.fusing import MEASURED, fusion_report
+from kzoo.fusing import MEASURED, check_images, fusion_report
 from kzoo.methods.amalgamation.parameters import AMALGAMATION
 from kzoo.methods.fusion.classifiers import output_layer, union_of_classes, widened
 from kzoo.methods.fusion.methods import FUSION, FusionParameters, Parents
 from kzoo.methods.fusion.methods import fuse as fuse_parents
-from kzoo.methods.fusion.parents import check_classes, check_headers, check_parents, header_of
+from kzoo.methods.fusion.parents import check_classes, check_headers, check_parents, check_start, header_of
 from kzoo.methods.probing import example_images
 from kzoo.methods.transfers import checked_parameters
 from kzoo.trained_modules import load_trained, trained_network
@@ -81,11 +81,14 @@ def fuse(
     modules = [_module(one, like, registry) for one in networks]
     names = [_name(one, number) for number, one in enumerate(networks, start=1)]
     each = _images(images, len(modules))
+    check_images(names, modules, each or [None] * len(modules))
     if example is None:
         example = each[0][:2] if each else example_images(modules[0])
     heads = _heads(chosen, names, modules, classes, example)
     check_parents(names, [module.state_dict() for module in modules], heads)
     began = None if start is None else _module(start, modules[0], registry).state_dict()
+    if began is not None:
+        check_start(began, modules[0].state_dict(), heads)
     measured = {
         kind: [measure(module, some) for module, some in zip(modules, each, strict=True)]
         for kind, measure in MEASURED.items()

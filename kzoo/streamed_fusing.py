@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from kzoo.errors import InputError
 from kzoo.methods.fusion.parameters import FusionParameters, NonessentialParameters, SumParameters
-from kzoo.methods.fusion.parents import Header, check_headers, differing_tensors, not_finite, twice
+from kzoo.methods.fusion.parents import Header, check_headers, differing_tensors, not_finite, not_fused, twice
 from kzoo.methods.fusion.roles import LEARNED, Role, mean_beside, roles_of
 from kzoo.methods.fusion.rules import Doubles, Entries, Rule, mean, pooled_variance, rank_of, threshold_of
 from kzoo.readers.files import WeightsFile
@@ -185,8 +185,7 @@ class _Piece:
             InputError: one is NaN or infinite, or an importance below 0.
         """
         values = _widened(self.raw, self.dtype, begin, end)
-        # A sum is finite if all entries are, but for the largest doubles; it costs less than looking at each.
-        finite = math.isfinite(float(values.sum())) or bool(np.isfinite(values).all())
+        finite = _is_finite(values)
         if self.measured and (not finite or (values < 0).any()):
             raise InputError(
                 f"{self.owner}: {self.name:.80} holds values that no measurement gives (NaN, infinite or below 0): measure it again"
@@ -265,6 +264,9 @@ class _Fuser:
             else:
                 found = mean(versions)
             _narrow(found, dtype, out, at)
+            # Finite entries may have a sum that is not, or that a narrow type does not hold.
+            if not _is_finite(_widened(out, dtype, at, stop)):
+                raise not_fused(name, _REAL[dtype])
 
     def _importances(
         self, versions: Sequence[Doubles], start: Doubles | None, measured: Sequence[Doubles]
@@ -437,6 +439,11 @@ def _middle(one: Bytes, other: Bytes, dtype: str, begin: int, end: int) -> NDArr
     found = _single(one, dtype, begin, end) + _single(other, dtype, begin, end)
     found *= np.float32(0.5)
     return found if math.isfinite(float(found.sum())) else None
+
+
+def _is_finite(values: Doubles) -> bool:
+    # A sum is finite if all entries are, but for the largest doubles; it costs less than looking at each.
+    return math.isfinite(float(values.sum())) or bool(np.isfinite(values).all())
 
 
 def _narrow(values: Doubles, dtype: str, out: Bytes, begin: int) -> None:

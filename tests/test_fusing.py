@@ -106,7 +106,7 @@ def test_closed_forms_beat_the_average_of_networks_from_two_starts(command, pare
         (("{one}", "{two}", "--variant", "winner"), "parameter variant"),
         (("{one}", "{two}", "--method", "regmean"), "--data"),
         (("{one}", "{two}", "--method", "nonessential"), "importance=magnitude"),
-        (("{one}", "{two}", "--data", "digits", "--data", "digits", "--data", "digits"), "one task for all"),
+        (("{one}", "{two}", "--method", "regmean", *("--data", "digits") * 3), "one task for all"),
         (("{one}", "{two}", "--start", "local:digits-vit-2x32", "--variant", "delta_sum"), "is no network like"),
     ],
 )
@@ -221,3 +221,9 @@ def test_files_of_one_name_are_told_apart_by_their_folders(command, halves, tmp_
     files = [halves / name / "model.safetensors" for name in ("low", "high")]
     code, _, said = command("fuse", *files, *LISTS, "--out", tmp_path / "out")
     assert (code, "low/model.safetensors and high/model.safetensors name the outputs" in said) == (2, True), said
+
+
+@pytest.mark.parametrize(("more", "named"), [(("--data", "own"), "--data"), (("--start", "low"), "--start")])
+def test_images_and_starts_that_nothing_looks_at_are_refused(command, halves, tmp_path, more, named):
+    code, _, said = command("fuse", halves / "low", halves / "high", *more, "--out", tmp_path / "out")
+    assert (code, f"method weight_sum has no use for {named}" in said) == (2, True), said

@@ -129,6 +129,7 @@ def fuse(directory: Path | None, /, sources: Sequence[str], **options: Any) -> N
     comparison = _comparison(options)
     parameters = {name: options[name] for name in ("variant", "align", "norms", "heads") if options[name] is not None}
     parameters |= dict(parameter(text) for text in options["more"])
+    _refuse_idle(parameters, options)
     if fuse_unknown(directory, sources, parameters, options):
         return
     from kzoo.recipe import Recipe, TargetSection
@@ -159,6 +160,22 @@ def fuse(directory: Path | None, /, sources: Sequence[str], **options: Any) -> N
     result = run_recipe(recipe, where, options["out"], options["force"])
     _show(result, options["as_json"])
     tell_loading(result)
+
+
+def _refuse_idle(parameters: dict[str, Any], options: dict[str, Any]) -> None:
+    """Refuse images, or a start, that nothing would look at: somebody expects something of them."""
+    from kzoo.methods.fusion.parameters import FUSION, FusionParameters
+    from kzoo.methods.parameters import checked_parameters
+
+    chosen = checked_parameters(options["method"], FUSION[options["method"]], parameters)
+    assert isinstance(chosen, FusionParameters)
+    uses = {"data": {"images", "fisher", "gram"}, "start": {"start"}}
+    for name, needs in uses.items():
+        if options[name] and not chosen.needs & needs and options["evaluate"] is None:
+            raise InputError(
+                f"method {options['method']} has no use for --{name} with these parameters: leave it out, or choose another method "
+                "or variant (kzoo fuse --help)"
+            )
 
 
 def _opened(sources: Sequence[str], where: Surroundings) -> list[SourceSection]:

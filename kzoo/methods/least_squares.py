@@ -16,6 +16,10 @@ from kzoo.methods.activations import apply_activation, slope
 Features = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 Solution = tuple[Tensor, Tensor]
 
+#: Layers of more inputs are not solved for: their Gram matrix would be too large.
+MOST_INPUTS = 16_384
+#: Entries of a matrix of patches that are held at a time.
+HELD = 1 << 24
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _MOST_UNKNOWNS = 20_000
 #: Rows of a matrix of patches that are held at a time.

@@ -302,8 +302,8 @@ def _worse(facts: CardFacts, fusion: Fusion) -> Iterator[Safe]:
 
 def _disjoint(single: bool) -> Safe:
     deep = (
-        " Deep networks that know different classes have lost much of it wherever their weights were fused one by one, as here; "
-        "shallow ones from one start have not."
+        " Deep networks that know different classes, and that no training on all of them went before, have lost much where their "
+        "weights were fused one by one, as here; shallow ones from one start have not (kzoo's study `fusion`)."
     )
     return Safe(
         "Its sources have not seen the same classes: what tells a class of one from a class of another was never learnt."

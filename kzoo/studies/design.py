@@ -93,6 +93,24 @@ class Run:
         new.rename(place)
 
 
+@contextmanager
+def tables_of(run: Run) -> Iterator[None]:
+    """Read tables as those of the run's profile.
+
+    Raises:
+        InputError: they are not, as far as what reads them stumbles.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise InputError(
+            f"the tables in {run.out} are not those of the profile {run.profile_name} ({type(error).__name__}: "
+            f"{error!s:.80}): run the stages before this one again"
+        ) from None
+
+
 def table_text(data: Any) -> str:
     """Plain data as JSON that is easy to compare: one line for each entry of the lists at the top."""
     if not isinstance(data, dict):

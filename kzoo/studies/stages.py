@@ -50,6 +50,17 @@ class StageModule(Protocol):
         """Write the stage's outputs below ``run.out``."""
 
 
+_CARD = Stage(
+    "card",
+    "kzoo.studies.cards",
+    ("publish",),
+    inputs=("models", "metrics.json"),
+    tables=("card.json",),
+    cached=("model",),
+    files=(CLAIMS,),
+    desc="The model that is published, with a card that tells the claims",
+)
+
 _DPIAT = (
     Stage(
         "sources",
@@ -112,16 +123,7 @@ _DPIAT = (
         files=(CLAIMS,),
         desc="The claims' metrics with their intervals, tables and figures",
     ),
-    Stage(
-        "card",
-        "kzoo.studies.cards",
-        ("publish",),
-        inputs=("models", "metrics.json"),
-        tables=("card.json",),
-        cached=("model",),
-        files=(CLAIMS,),
-        desc="The model that is published, with a card that tells the claims",
-    ),
+    _CARD,
 )
 
 _ZOO = (
@@ -199,16 +201,7 @@ _GROWTH = (
         files=(CLAIMS,),
         desc="The claims' metrics with their intervals, tables and figures",
     ),
-    Stage(
-        "card",
-        "kzoo.studies.cards",
-        ("publish",),
-        inputs=("models", "metrics.json"),
-        tables=("card.json",),
-        cached=("model",),
-        files=(CLAIMS,),
-        desc="The model that is published, with a card that tells the claims",
-    ),
+    _CARD,
 )
 
 _FUSION_TRAINED = ("data", "networks", "starts", "parents", "seeds")
@@ -254,16 +247,7 @@ _FUSION = (
         files=(CLAIMS,),
         desc="The claims' metrics with their intervals, tables and figures",
     ),
-    Stage(
-        "card",
-        "kzoo.studies.cards",
-        ("publish",),
-        inputs=("models", "metrics.json"),
-        tables=("card.json",),
-        cached=("model",),
-        files=(CLAIMS,),
-        desc="The model that is published, with a card that tells the claims",
-    ),
+    _CARD,
 )
 
 _AMALGAMATION_TAUGHT = ("data", "teachers", "settings", "student", "training", "arms")
@@ -308,16 +292,7 @@ _AMALGAMATION = (
         files=(CLAIMS,),
         desc="The claims' metrics with their intervals, tables and figures",
     ),
-    Stage(
-        "card",
-        "kzoo.studies.cards",
-        ("publish",),
-        inputs=("models", "metrics.json"),
-        tables=("card.json",),
-        cached=("model",),
-        files=(CLAIMS,),
-        desc="The model that is published, with a card that tells the claims",
-    ),
+    _CARD,
 )
 
 #: The stages of each kind of study, in order.

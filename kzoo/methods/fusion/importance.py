@@ -14,6 +14,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kzoo.errors import InputError
+from kzoo.graph.program import first_names
 from kzoo.training.evaluation import evaluation_mode, place
 
 State = Mapping[str, Tensor]
@@ -23,7 +24,8 @@ def fisher(module: nn.Module, images: Tensor, *, chunk: int = 16) -> dict[str, T
     """The diagonal of the Fisher information: for each parameter w, the mean over images of sum_c p(c) (d log p(c) / dw)^2.
 
     ``images`` are N x C x H x W, ready for the network, which is in evaluation mode meanwhile; ``chunk`` of them are worked
-    on at once, with a gradient of each in memory. The result is float64, with the names and shapes of the parameters.
+    on at once, with a gradient of each in memory. The result is float64, with the names and shapes of the parameters; a
+    parameter that has several names has it under each.
 
     Raises:
         InputError: there are no images, the network gives no N x classes, or the result is not finite.
@@ -33,10 +35,13 @@ def fisher(module: nn.Module, images: Tensor, *, chunk: int = 16) -> dict[str, T
     device, dtype = place(module)
     parameters = {name: parameter.detach() for name, parameter in module.named_parameters()}
     buffers = {name: buffer.detach() for name, buffer in module.named_buffers()}
+    first, places = first_names(module), _places(module)
     totals = {name: torch.zeros_like(parameter, dtype=torch.float64) for name, parameter in parameters.items()}
 
     def log_probability(given: Mapping[str, Tensor], image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        outputs = functional_call(module, {**given, **buffers}, (image[None],))
+        tensors = {**given, **buffers}
+        named = {name: tensors[first[name]] for name in places}
+        outputs = functional_call(module, named, (image[None],), tie_weights=False)
         found = outputs.double().log_softmax(-1)[0].index_select(0, label[None])[0]
         return found, found.detach()
 
@@ -51,7 +56,16 @@ def fisher(module: nn.Module, images: Tensor, *, chunk: int = 16) -> dict[str, T
         raise InputError(
             "the importance of the weights is not finite: expected finite weights and images; look for NaN"
         )
-    return found
+    return {name: found[first[name]] for name, _ in module.named_parameters(remove_duplicate=False)}
+
+
+def _places(module: nn.Module) -> list[str]:
+    """Each place in a network that holds a tensor, by one name: torch would put none back where it has filled two."""
+    return [
+        f"{path}.{name}" if path else name
+        for path, part in module.named_modules()
+        for name, _ in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False))
+    ]
 
 
 def _add(
@@ -93,10 +107,3 @@ def distance(state: State, start: State) -> dict[str, Tensor]:
 def saliency(state: State, information: State) -> dict[str, Tensor]:
     """What leaving a weight out would cost, F w^2 (optimal brain damage), of the Fisher information F."""
     return {name: found.double() * state[name].double().square() for name, found in information.items()}
-
-
-def normalised(importance: State) -> dict[str, Tensor]:
-    """Importances with a mean of 1 over the whole network, for parents whose losses differ in size."""
-    count = sum(tensor.numel() for tensor in importance.values())
-    size = sum(float(tensor.double().sum()) for tensor in importance.values()) / max(count, 1)
-    return {name: tensor.double() / size if size > 0 else tensor.double() for name, tensor in importance.items()}

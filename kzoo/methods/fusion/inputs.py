@@ -15,19 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from kzoo.errors import InputError
+from kzoo.graph.program import first_names
 from kzoo.methods.dils import one_thread
 from kzoo.methods.fusion.permutations import Permutation, Symmetries, permute
 from kzoo.methods.fusion.roles import LEARNED, Role, mean_beside
 from kzoo.methods.fusion.rules import mean
 from kzoo.methods.fusion.states import fuse_unlearned, state_roles
-from kzoo.methods.least_squares import eigenvectors, rows_of
+from kzoo.methods.least_squares import HELD, MOST_INPUTS, eigenvectors, rows_of
 from kzoo.training.evaluation import evaluation_mode, place
 
 State = Mapping[str, Tensor]
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-#: Entries of a matrix of patches that are held at a time.
-_HELD = 1 << 24
-_MOST_INPUTS = 16_384
 
 
 @torch.no_grad()
@@ -39,7 +37,7 @@ def input_grams(module: nn.Module, images: Tensor, *, batch: int = 64) -> dict[s
     inputs are left out, as are those that do not run.
 
     Raises:
-        InputError: there are no images.
+        InputError: there are no images, or what layers take is not finite.
     """
     if not len(images):
         raise InputError("there are no images to measure layers' inputs on: expected one or more")
@@ -48,7 +46,7 @@ def input_grams(module: nn.Module, images: Tensor, *, batch: int = 64) -> dict[s
     for path, layer in module.named_modules():
         if isinstance(layer, (nn.Linear, *_CONVOLUTIONS)):
             found = _Products(layer)
-            if found.width <= _MOST_INPUTS:
+            if found.width <= MOST_INPUTS:
                 sums[path] = found
                 handles.append(layer.register_forward_hook(found.hook))
     try:
@@ -58,7 +56,26 @@ def input_grams(module: nn.Module, images: Tensor, *, batch: int = 64) -> dict[s
     finally:
         for handle in handles:
             handle.remove()
-    return {path: found.total / found.count for path, found in sums.items() if found.count}
+    grams = {path: found.total / found.count for path, found in sums.items() if found.count}
+    if any(not gram.isfinite().all() for gram in grams.values()):
+        raise InputError(
+            "what layers take is not finite for these images: expected finite weights and images; look for NaN"
+        )
+    return grams
+
+
+def pooled_grams(grams: State, module: nn.Module) -> dict[str, Tensor]:
+    """The Grams of layers that share a weight as one, their mean, under the path of the first of them."""
+    first = first_names(module)
+    paths: dict[str, list[str]] = {}
+    for path in grams:
+        name = f"{path}.weight"
+        paths.setdefault(first.get(name, name).removesuffix(".weight"), []).append(path)
+    pooled: dict[str, Tensor] = {}
+    for owner, alike in paths.items():
+        found = [grams[path] for path in alike if grams[path].shape == grams[alike[0]].shape]
+        pooled[owner] = found[0] if len(found) == 1 else torch.stack(found).mean(0)
+    return pooled
 
 
 class _Products:
@@ -75,7 +92,7 @@ class _Products:
         if not self.count:
             self.total = torch.zeros(self.groups, self.width + 1, self.width + 1, dtype=torch.float64)
         each = output[:1].numel() // self.outputs * self.groups * self.width
-        for some in torch.split(given[0], max(_HELD // max(each, 1), 1)):
+        for some in torch.split(given[0], max(HELD // max(each, 1), 1)):
             rows = rows_of(layer, some).double().cpu().reshape(-1, self.groups, self.width).movedim(1, 0)
             rows = nn.functional.pad(rows, (0, 1), value=1.0)
             self.total += rows.mT @ rows

@@ -8,6 +8,7 @@ images of every parent (no labels), where RegMean needs their Grams alone.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -18,13 +19,10 @@ from kzoo.errors import InputError
 from kzoo.methods.dils import one_thread
 from kzoo.methods.fusion.rules import average
 from kzoo.methods.fusion.states import fuse_states, module_roles
-from kzoo.methods.least_squares import Sums, rows_of
+from kzoo.methods.least_squares import HELD, MOST_INPUTS, Sums, rows_of
 from kzoo.training.evaluation import evaluation_mode, place
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_MOST_INPUTS = 16_384
-#: Entries of a matrix of patches that are held at a time.
-_HELD = 1 << 24
 _Call = tuple[Tensor, Tensor]
 
 
@@ -40,8 +38,8 @@ def fuse_layerwise(
     """The state dict of the fused network, in the first parent's types; all run in evaluation mode and stay as they are.
 
     ``images`` are N x C x H x W of each parent, ready for the networks; more images of a parent count more. ``start`` is
-    what the layers are solved from, the average by default: norms, embeddings and layers of more than 16,384 inputs keep
-    it, and ``ridge``, relative to the mean of a Gram's diagonal, is what deviations from it cost. Fold batch normalisation
+    what the layers are solved from, the average by default: norms, embeddings, layers of more than 16,384 inputs and such as
+    share a weight keep it, and ``ridge``, relative to the mean of a Gram's diagonal, is what deviations from it cost. Fold batch normalisation
     before: its statistics are those of the start.
 
     Raises:
@@ -72,10 +70,14 @@ def fuse_layerwise(
 def _layers(module: nn.Module, image: Tensor) -> list[str]:
     """The layers that are solved, in the order in which they first run."""
     order: dict[str, None] = {}
+    owners = Counter(id(tensor) for part in module.modules() for _, tensor in part.named_parameters(recurse=False))
     handles = [
         part.register_forward_hook(lambda *_, name=name: order.setdefault(name))
         for name, part in module.named_modules()
-        if isinstance(part, (nn.Linear, *_CONVOLUTIONS)) and part.weight[0].numel() <= _MOST_INPUTS
+        if isinstance(part, (nn.Linear, *_CONVOLUTIONS))
+        and part.weight[0].numel() <= MOST_INPUTS
+        # Solved for one layer, a weight that others have too would be wrong for them.
+        and owners[id(part.weight)] == 1
     ]
     try:
         module(image)
@@ -112,7 +114,7 @@ class _Solver:
         """Inputs of the fused layer, and outputs of the parent's."""
         for (inputs, _), (_, outputs) in zip(taken, wanted, strict=True):
             each = outputs[:1].numel() // len(self.layer.weight) * self.groups * self.width
-            step = max(_HELD // max(each, 1), 1)
+            step = max(HELD // max(each, 1), 1)
             for some, goal in zip(torch.split(inputs, step), torch.split(outputs, step), strict=True):
                 axis = -1 if isinstance(self.layer, nn.Linear) else 1
                 targets = goal.movedim(axis, -1).reshape(-1, self.groups, self.outputs).double()

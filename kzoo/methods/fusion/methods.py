@@ -15,16 +15,19 @@ from torch import Tensor, nn
 
 from kzoo.edits import copied
 from kzoo.errors import InputError
+from kzoo.graph.program import first_names
 from kzoo.methods.fusion.alignment import Alignment, match_activations, match_weights
 from kzoo.methods.fusion.classifiers import expanded_state, joined, union_of_classes
 from kzoo.methods.fusion.importance import distance, magnitude, saliency
-from kzoo.methods.fusion.inputs import null_space, permute_grams, regmean
+from kzoo.methods.fusion.inputs import null_space, permute_grams, pooled_grams, regmean
 from kzoo.methods.fusion.layerwise import fuse_layerwise
-from kzoo.methods.fusion.normalisation import fold_batchnorm
+from kzoo.methods.fusion.normalisation import fold_batchnorm, foldable
 from kzoo.methods.fusion.parameters import FUSION as FUSION
 from kzoo.methods.fusion.parameters import FusionParameters as FusionParameters
 from kzoo.methods.fusion.parameters import LayerwiseParameters, NonessentialParameters, RegMeanParameters, SumParameters
+from kzoo.methods.fusion.parents import check_fused
 from kzoo.methods.fusion.permutations import Permutation, Symmetries, permute, symmetries
+from kzoo.methods.fusion.roles import Role
 from kzoo.methods.fusion.states import fuse_states, module_roles
 
 State = Mapping[str, Tensor]
@@ -97,32 +100,40 @@ def fuse(method: str, parameters: FusionParameters, parents: Parents) -> Fused:
         InputError: something that the method needs is missing, or it cannot fuse these, with the reason.
     """
     parents.require(parameters.needs)
+    roles = module_roles(parents.modules[0])
     if parameters.norms == "fold":
-        parents = _folded(parents)
+        parents, shifts = _folded(parents)
+        # What is left in a folded normalisation is the bias of the layer before it.
+        roles |= dict.fromkeys(shifts, Role.BIAS)
     alignments: tuple[Alignment, ...] = ()
     if parameters.align != "none":
         parents, alignments = _aligned(parents, parameters)
     made = copied(parents.modules[0]).eval()
-    state = dict(_fused_state(method, parameters, parents))
+    state = dict(_fused_state(method, parameters, parents, roles))
     if parents.classes is not None:
         states = [module.state_dict() for module in parents.modules]
         state |= {name: joined([one[name] for one in states], parents.classes) for name in parents.heads}
-    made.load_state_dict(state)
+    first = first_names(made)
+    # Of a tensor with several names each would be loaded, the last one for good.
+    made.load_state_dict({name: state[first.get(name, name)] for name in state})
+    for name, tensor in made.state_dict().items():
+        check_fused(name, tensor)
     return Fused(made, alignments)
 
 
-def _fused_state(method: str, parameters: FusionParameters, parents: Parents) -> State:
+def _fused_state(method: str, parameters: FusionParameters, parents: Parents, roles: Mapping[str, Role]) -> State:
     states = [module.state_dict() for module in parents.modules]
-    roles = module_roles(parents.modules[0])
     if isinstance(parameters, LayerwiseParameters):
         assert parents.images is not None
         return fuse_layerwise(parents.modules, parents.images, ridge=parameters.ridge)
     if isinstance(parameters, RegMeanParameters):
         assert parents.grams is not None
-        return regmean(states, parents.grams, scale=parameters.scale, ridge=parameters.ridge, roles=roles)
+        grams = [pooled_grams(one, parents.modules[0]) for one in parents.grams]
+        return regmean(states, grams, scale=parameters.scale, ridge=parameters.ridge, roles=roles)
     if isinstance(parameters, NonessentialParameters) and parameters.variant == "null_space":
         assert parents.grams is not None and parents.start is not None
-        return null_space(states, parents.start, parents.grams[0], energy=parameters.energy, roles=roles)
+        gram = pooled_grams(parents.grams[0], parents.modules[0])
+        return null_space(states, parents.start, gram, energy=parameters.energy, roles=roles)
     if isinstance(parameters, NonessentialParameters):
         known = importances(parameters, states, parents.start, parents.fisher)
         return fuse_states(states, parameters.rule, importance=known, roles=roles)
@@ -145,15 +156,21 @@ def importances(
     return [saliency(state, one) for state, one in zip(states, fisher, strict=True)]
 
 
-def _folded(parents: Parents) -> Parents:
-    """The same networks with batch normalisation folded into layers; what was measured on them does not fit any more."""
+def _folded(parents: Parents) -> tuple[Parents, list[str]]:
+    """The same networks with batch normalisation folded into layers, and the names of the biases that are left in them.
+
+    What was measured on the networks does not fit any more.
+    """
     if parents.fisher is not None or parents.grams is not None or parents.start is not None:
         raise InputError(
             "importances, products of inputs and the common start are those of networks as they were: with norms=fold they "
             "do not fit; leave batch normalisation as it is (norms=average)"
         )
     folded = [fold_batchnorm(module, parents.example, keep_norms=True) for module in parents.modules]
-    return replace(parents, modules=folded)
+    norms = (norm for _, norm in foldable(parents.modules[0], parents.example))
+    biases = [f"{norm}.bias" for norm in norms]
+    known = parents.modules[0].state_dict()
+    return replace(parents, modules=folded), [name for name in biases if name in known]
 
 
 def _aligned(parents: Parents, parameters: FusionParameters) -> tuple[Parents, tuple[Alignment, ...]]:

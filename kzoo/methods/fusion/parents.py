@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 State = Mapping[str, "Tensor"]
 #: So many differing tensors are named.
 _NAMED = 3
+#: A classifier has a weight and a bias, and a few networks have two of them.
+_OF_CLASSIFIERS = 4
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,14 @@ def check_headers(names: Sequence[str], headers: Sequence[Mapping[str, Header]])
     for name, header in zip(names[1:], headers[1:], strict=True):
         differing = differing_tensors(headers[0], header)
         if differing:
+            way_out = (
+                "if these are classifiers of other classes, put them side by side (--heads joined, and --classes once for each)"
+                if _only_outputs(headers[0], header, differing)
+                else "carry one over to the other with kzoo transfer, or amalgamate them into a student with --method cfl"
+            )
             raise InputError(
                 f"{names[0]} and {name} have different architectures: {_listed(names[0], name, headers[0], header, differing)}; "
-                "expected the same tensors: carry one over to the other with kzoo transfer, or amalgamate them into a student "
-                "with --method cfl"
+                f"expected the same tensors: {way_out}"
             )
         mixed = next((key for key in headers[0] if headers[0][key].dtype != header[key].dtype), None)
         if mixed is not None:
@@ -78,9 +84,21 @@ def check_headers(names: Sequence[str], headers: Sequence[Mapping[str, Header]])
 
 
 def differing_tensors(one: Mapping[str, Header], other: Mapping[str, Header]) -> list[str]:
-    """The tensors that only one has, or whose shapes differ, in the order of the first."""
+    """The tensors that only one has, or whose shapes differ, in the order of the first; single values, as counters, come last."""
     names = dict.fromkeys((*one, *other))
-    return [name for name in names if name not in one or name not in other or one[name].shape != other[name].shape]
+    found = [name for name in names if name not in one or name not in other or one[name].shape != other[name].shape]
+    return sorted(found, key=lambda name: not (one.get(name) or other[name]).shape)
+
+
+def _only_outputs(one: Mapping[str, Header], other: Mapping[str, Header], names: Sequence[str]) -> bool:
+    """Whether tensors differ as a classifier and its bias do for other numbers of classes."""
+    pairs = [(one[name].shape, other[name].shape) for name in names if name in one and name in other]
+    return len(pairs) == len(names) <= _OF_CLASSIFIERS and all(
+        first[1:] == second[1:]
+        and len(first) == len(second) > 0
+        and (first[0], second[0]) == (pairs[0][0][0], pairs[0][1][0])
+        for first, second in pairs
+    )
 
 
 def _listed(
@@ -136,6 +154,38 @@ def not_finite(parent: str, name: str, what: str) -> InputError:
     return InputError(
         f"{name} of {parent} holds values that are {what}: expected finite weights; leave this parent out"
     )
+
+
+def check_fused(name: str, values: Tensor) -> None:
+    """Refuse entries of a fused tensor that are NaN or infinite, though those of the parents were finite.
+
+    Raises:
+        InputError: there are such.
+    """
+    if values.is_floating_point() and not values.isfinite().all():
+        raise not_fused(name, str(values.dtype).removeprefix("torch."))
+
+
+def not_fused(name: str, dtype: str) -> InputError:
+    """What is said of a fused tensor that is not finite."""
+    return InputError(
+        f"{name:.80} of the fused network would hold values that {dtype} does not have (infinite or NaN): its sum is too large, or "
+        "the images hold such values; choose the average, other images, or convert the networks to float32 first"
+    )
+
+
+def check_start(start: State, like: State, heads: Collection[str] = ()) -> None:
+    """Refuse a common start that is another network's than the parents'; classifiers that are joined may be of any size.
+
+    Raises:
+        InputError: a tensor is missing in it, or differs in shape.
+    """
+    for name, tensor in like.items():
+        if name not in heads and (name not in start or start[name].shape != tensor.shape):
+            raise InputError(
+                f"the start is no network like the parents: its {name:.80} "
+                f"{'differs in shape' if name in start else 'is missing'}; give the weights that all of them began with"
+            )
 
 
 def check_classes(names: Sequence[str], classes: Sequence[Sequence[str]]) -> None:

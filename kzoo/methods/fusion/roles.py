@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from enum import Enum
 from typing import Protocol
 
 _STATISTICS = ("running_mean", "running_var")
-#: Names of scales of single channels, of normalisations and of residual branches (layer scale).
-_SCALES = ("weight", "gamma", "scale")
+#: Names of scales and shifts of single channels, of normalisations, residual branches (layer scale), attention and weights.
+_SCALES = re.compile(r"(?:gamma|scale|layer_scale|logit_scale|ls|gain|alpha|temperature|beta)_?\d*", re.ASCII)
 
 
 class Type(Protocol):
@@ -71,7 +72,8 @@ def _role(
         return Role.MEAN if last == "running_mean" else Role.VARIANCE
     if name in buffers:
         return Role.BUFFER
-    if last in _SCALES and len(shape) == 1:
+    single = sum(size > 1 for size in shape) <= 1
+    if (last == "weight" and len(shape) == 1) or (single and _SCALES.fullmatch(last)):
         return Role.SCALE
     if last == "bias":
         return Role.SHIFT if len(shapes.get(f"{beside}weight", (0, 0))) == 1 else Role.BIAS

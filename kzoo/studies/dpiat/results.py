@@ -12,7 +12,7 @@ import numpy as np
 
 from kzoo.claims import Claim
 from kzoo.errors import InputError
-from kzoo.studies.design import Run
+from kzoo.studies.design import Run, tables_of
 from kzoo.studies.dpiat.design import Pair, Profile, all_pairs, carrying_arms, pairs_of
 from kzoo.studies.records import accuracy_after
 from kzoo.studies.sections import RANDOM
@@ -36,15 +36,8 @@ class Results:
         self.groups = list(self.profile.pairs)
         self.seeds = len(self.profile.seeds)
         self._pairs_of = {arm: pairs_of(self.profile, arm) for arm in self.arms} | {RANDOM: self.pairs}
-        try:
+        with tables_of(run):
             self._read(run)
-        except InputError:
-            raise
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise InputError(
-                f"the tables in {run.out} are not those of the profile {run.profile_name} ({type(error).__name__}: "
-                f"{error!s:.80}): run the stages before this one again"
-            ) from None
 
     def _read(self, run: Run) -> None:
         # Worse than guessing no network is, nor is one whose training diverged.

@@ -11,7 +11,7 @@ import numpy as np
 
 from kzoo.claims import Claim
 from kzoo.errors import InputError
-from kzoo.studies.design import Run
+from kzoo.studies.design import Run, tables_of
 from kzoo.studies.fusion.design import COMPARED, ENSEMBLE, ENSEMBLES, Case, Profile, Way, all_cases, all_ways, arms_of
 from kzoo.studies.statistics import Array
 
@@ -29,15 +29,8 @@ class Results:
         self.profile: Profile = run.profile
         self.folder = run.name_of_results
         self.seeds = list(self.profile.seeds)
-        try:
+        with tables_of(run):
             self._read(run)
-        except InputError:
-            raise
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise InputError(
-                f"the tables in {run.out} are not those of the profile {run.profile_name} ({type(error).__name__}: "
-                f"{error!s:.80}): run the stages before this one again"
-            ) from None
 
     def _read(self, run: Run) -> None:
         table = run.table("fuse.json")

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from kzoo.errors import InputError
-from kzoo.methods.fusion.importance import distance, fisher, magnitude, normalised, saliency
+from kzoo.methods.fusion.importance import distance, fisher, magnitude, saliency
 from tests.methods.fusion.networks import Plain, ResidualNorm, images, mlp, trained
 
 
@@ -64,9 +64,6 @@ def test_importances_without_data() -> None:
     assert magnitude(state)["w"].tolist() == [2, 1] and list(magnitude(state)) == ["w"]
     assert distance(state, {"w": torch.tensor([1.0, 1.0])})["w"].tolist() == [3, 0]
     assert saliency(state, {"w": torch.tensor([0.5, 3.0])})["w"].tolist() == [2, 3]
-    scaled = normalised({"a": torch.tensor([1.0, 3.0]), "b": torch.tensor([5.0])})
-    torch.testing.assert_close(torch.cat(list(scaled.values())), torch.tensor([1 / 3, 1, 5 / 3], dtype=torch.float64))
-    assert normalised({"a": torch.zeros(2)})["a"].tolist() == [0, 0]
 
 
 def test_what_cannot_be_measured_is_refused() -> None:

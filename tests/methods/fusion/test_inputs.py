@@ -5,8 +5,17 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+import kzoo
 from kzoo.errors import InputError
-from kzoo.methods.fusion.inputs import input_grams, null_space, null_space_maps, permute_grams, regmean, regmean_maps
+from kzoo.methods.fusion.inputs import (
+    input_grams,
+    null_space,
+    null_space_maps,
+    permute_grams,
+    pooled_grams,
+    regmean,
+    regmean_maps,
+)
 from kzoo.methods.fusion.permutations import permute, random_permutation, symmetries
 from kzoo.methods.fusion.rules import average, delta_sum
 from kzoo.methods.fusion.states import fuse_states
@@ -231,3 +240,62 @@ def test_what_does_not_fit_is_refused() -> None:
         null_space(states, states[0], grams[0], energy=2)
     with pytest.raises(InputError, match="no images"):
         input_grams(modules[0], images()[:0])
+
+
+class Tied(nn.Module):
+    """Two layers of one weight; or one layer that has two names."""
+
+    def __init__(self, seed: int, alias: bool) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.a = nn.Linear(6, 6)
+        self.b = self.a if alias else nn.Linear(6, 6)
+        self.b.weight = self.a.weight
+        self.fc = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.b(self.a(x.flatten(1)).relu()).relu())  # type: ignore[no-any-return]
+
+
+class Plainly(Tied):
+    """The same computation with one name for the layer."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed, True)
+        del self.b
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.a(self.a(x.flatten(1)).relu()).relu())  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("method", "options"), [("regmean", {}), ("nonessential", {}), ("layerwise", {})])
+def test_a_layer_of_two_names_is_fused_as_one_of_one_name(method: str, options: dict[str, object]) -> None:
+    images = torch.randn(40, 6, 1, 1, generator=torch.Generator().manual_seed(3))
+    named = kzoo.fuse([Plainly(0), Plainly(1)], method, images=images, **options)
+    twice = kzoo.fuse([Tied(0, True), Tied(1, True)], method, images=images, **options)
+    torch.testing.assert_close(twice.a.weight, named.a.weight)
+    assert twice.a is twice.b and not torch.allclose(
+        named.a.weight, (Tied(0, True).a.weight + Tied(1, True).a.weight) / 2
+    )
+
+
+def test_layers_of_one_weight_pool_their_grams() -> None:
+    images = torch.randn(40, 6, 1, 1, generator=torch.Generator().manual_seed(3))
+    parents = [Tied(0, False), Tied(1, False)]
+    grams = [input_grams(one, images) for one in parents]
+    pooled = [pooled_grams(one, module) for one, module in zip(grams, parents, strict=True)]
+    assert list(pooled[0]) == ["a", "fc"]
+    torch.testing.assert_close(pooled[0]["a"], (grams[0]["a"] + grams[0]["b"]) / 2)
+    fused = kzoo.fuse(parents, "regmean", images=images)
+    expected = regmean([one.state_dict() for one in parents], pooled)
+    torch.testing.assert_close(fused.a.weight, expected["a.weight"])
+    assert fused.a.weight is fused.b.weight
+
+
+@pytest.mark.parametrize("method", ["regmean", "nonessential", "layerwise"])
+def test_images_that_are_not_finite_or_do_not_fit_are_refused(method: str) -> None:
+    parents = [Plainly(0), Plainly(1)]
+    with pytest.raises(InputError, match="the images of network 1 hold values that are NaN or infinite"):
+        kzoo.fuse(parents, method, images=torch.full((4, 6, 1, 1), torch.nan))
+    with pytest.raises(InputError, match="network 1 does not take images of 5x1x1"):
+        kzoo.fuse(parents, method, images=torch.zeros(4, 5, 1, 1))

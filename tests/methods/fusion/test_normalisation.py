@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import kzoo
 from kzoo.methods.fusion.normalisation import fold_batchnorm, foldable
 from kzoo.methods.fusion.rules import literal_sum
 from kzoo.methods.fusion.states import fuse_states
@@ -108,3 +109,24 @@ def test_a_folded_copy_keeps_type_mode_and_what_is_trained() -> None:
     assert folded.training and module.training and folded.conv1.weight.dtype == torch.float32
     assert not folded.conv1.bias.requires_grad and folded.conv2.bias.requires_grad
     assert apart(module.eval(), folded.eval(), images().float()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected"), [("sum", lambda one, two: one + two), ("average", lambda one, two: (one + two) / 2)]
+)
+def test_a_folded_normalisations_shift_is_fused_as_the_bias_that_it_is(variant, expected) -> None:
+    def network(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        made = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)).eval()
+        for part in (made[1].weight, made[1].bias, made[1].running_mean):
+            nn.init.normal_(part.data)
+        return made
+
+    parents, example = [network(1), network(2)], torch.randn(2, 3, 6, 6)
+    fused = kzoo.fuse(parents, variant=variant, norms="fold", example=example)
+    plain = [fold_batchnorm(one, example) for one in parents]
+    reference = fold_batchnorm(parents[0], example)
+    reference.load_state_dict(
+        {name: expected(one, plain[1].state_dict()[name]) for name, one in plain[0].state_dict().items()}
+    )
+    torch.testing.assert_close(fused(example), reference(example))

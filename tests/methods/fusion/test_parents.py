@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import kzoo
 from kzoo.errors import InputError
-from kzoo.methods.fusion.parents import check_classes, check_digests, check_headers, check_parents, header_of
+from kzoo.methods.fusion.parents import Header, check_classes, check_digests, check_headers, check_parents, header_of
 
 
 def state(*sizes: int, seed: int = 0) -> dict[str, Tensor]:
@@ -92,3 +93,38 @@ def test_headers_are_enough_to_refuse() -> None:
     scalar = {"scale": torch.tensor(1.0)}
     with pytest.raises(InputError, match="scale is a single value and 1;"):
         check_headers(["A", "B"], [header_of(scalar), header_of({"scale": torch.ones(1)})])
+
+
+def test_parents_of_other_classes_alone_are_told_of_joined_classifiers() -> None:
+    pair = [header_of(state(3, 4, 2)), header_of(state(3, 4, 5))]
+    with pytest.raises(InputError, match="put them side by side \\(--heads joined"):
+        check_headers(["A", "B"], pair)
+    counted = {"n": Header((), "int64"), **pair[0]}
+    with pytest.raises(
+        InputError, match=re.escape("layer1.weight is 2x4 and 5x4; layer1.bias is 2 and 5; only A has n")
+    ):
+        check_headers(["A", "B"], [counted, pair[1]])
+
+
+def test_sums_that_no_type_holds_are_refused() -> None:
+    def network(seed: int) -> torch.nn.Module:
+        torch.manual_seed(seed)
+        module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3, 2)).half()
+        torch.nn.init.constant_(module[1].weight, 40_000 + seed)
+        return module
+
+    with pytest.raises(InputError, match=r"1.weight of the fused network would hold values that float16 does not have"):
+        kzoo.fuse([network(0), network(32)], variant="sum", example=torch.zeros(2, 3))
+
+
+def test_a_start_of_another_network_is_refused() -> None:
+    networks = [torch.nn.Sequential(torch.nn.Linear(3, size)) for size in (2, 2, 4)]
+    images = torch.ones(2, 3, 1, 1)
+    for method, options in (("weight_sum", {"variant": "delta_sum"}), ("nonessential", {"variant": "null_space"})):
+        with pytest.raises(
+            InputError, match=r"the start is no network like the parents: its 1.weight differs in shape"
+        ):
+            flat = [torch.nn.Sequential(torch.nn.Flatten(), *one) for one in networks]
+            kzoo.fuse(
+                flat[:2], method, start=torch.nn.Sequential(torch.nn.Flatten(), *networks[2]), images=images, **options
+            )
