@@ -36,6 +36,7 @@ bench: $(VENV)/.bench  ## Measure; writes benchmarks/results.
 	$(BIN)/python -m benchmarks.surgery
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.fusing
+	$(BIN)/python -m benchmarks.amalgamating
 
 gain: $(VENV)/.bench  ## Does a good start help? At most an hour on two cores; resumes where it was stopped. Writes benchmarks/results.
 	$(BIN)/python -m benchmarks.gain
