@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from kzoo.edits import copied
 from kzoo.errors import InputError
 from kzoo.graph.program import first_names
+from kzoo.loading import load_values
 from kzoo.methods.fusion.alignment import Alignment, match_activations, match_weights
 from kzoo.methods.fusion.classifiers import expanded_state, joined, union_of_classes
 from kzoo.methods.fusion.importance import distance, magnitude, saliency
@@ -115,7 +116,7 @@ def fuse(method: str, parameters: FusionParameters, parents: Parents) -> Fused:
         state |= {name: joined([one[name] for one in states], parents.classes) for name in parents.heads}
     first = first_names(made)
     # Of a tensor with several names each would be loaded, the last one for good.
-    made.load_state_dict({name: state[first.get(name, name)] for name in state})
+    load_values(made, {name: state[first.get(name, name)] for name in state})
     for name, tensor in made.state_dict().items():
         check_fused(name, tensor)
     return Fused(made, alignments)
@@ -206,7 +207,7 @@ def _moved(module: nn.Module, found: Symmetries, move: Permutation | None) -> nn
     if move is None:
         return module
     moved = copied(module)
-    moved.load_state_dict(permute(module.state_dict(), found, move))
+    load_values(moved, permute(module.state_dict(), found, move))
     return moved
 
 
