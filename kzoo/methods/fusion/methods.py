@@ -167,11 +167,11 @@ def _folded(parents: Parents) -> tuple[Parents, list[str]]:
             "importances, products of inputs and the common start are those of networks as they were: with norms=fold they "
             "do not fit; leave batch normalisation as it is (norms=average)"
         )
-    folded = [fold_batchnorm(module, parents.example, keep_norms=True) for module in parents.modules]
-    norms = (norm for _, norm in foldable(parents.modules[0], parents.example))
-    biases = [f"{norm}.bias" for norm in norms]
-    known = parents.modules[0].state_dict()
-    return replace(parents, modules=folded), [name for name in biases if name in known]
+    first = parents.modules[0]
+    pairs = foldable(first, parents.example)
+    folded = [fold_batchnorm(module, keep_norms=True, pairs=pairs) for module in parents.modules]
+    known = first.state_dict()
+    return replace(parents, modules=folded), [name for _, norm in pairs if (name := f"{norm}.bias") in known]
 
 
 def _aligned(parents: Parents, parameters: FusionParameters) -> tuple[Parents, tuple[Alignment, ...]]:
