@@ -17,7 +17,7 @@ from kzoo.errors import InputError
 from kzoo.fusing import fused_start
 from kzoo.methods.fusion.ensembles import Ensemble
 from kzoo.methods.fusion.parameters import FUSION, RegMeanParameters
-from kzoo.recipe import Recipe, public_path
+from kzoo.recipe import Recipe, public_names
 from kzoo.surroundings import Surroundings, recalibrated
 from kzoo.trained_modules import load_trained
 
@@ -56,9 +56,10 @@ def comparison(recipe: Recipe, spec: NetworkSpec, fused: nn.Module, where: Surro
     rows: dict[str, dict[str, Any]] = {FUSED: _row(fused, task)}
     classes = _own_classes(recipe)
     parents = _parents(recipe, spec, where, classes)
-    for number, (source, module) in enumerate(zip(recipe.sources, parents, strict=True), start=1):
+    names = public_names([source.path for source in recipe.sources])
+    for number, (name, module) in enumerate(zip(names, parents, strict=True), start=1):
         whole = module if classes is None else _AmongAll(module, classes[number - 1], task.classes)
-        rows[f"parent_{number}"] = {"name": public_path(source.path)} | _row(whole, task)
+        rows[f"parent_{number}"] = {"name": name} | _row(whole, task)
     rows[ENSEMBLES[0]] = _row(Ensemble(parents, "probability", classes), task)
     rows[ENSEMBLES[1]] = _row(Ensemble(parents, "logit", classes), task)
     left_out: dict[str, str] = {}

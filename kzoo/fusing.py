@@ -16,6 +16,7 @@ from kzoo.building import NetworkSpec, build_network, outline
 from kzoo.errors import InputError
 from kzoo.growing import example_of
 from kzoo.layout import side_input
+from kzoo.loading import load_values
 from kzoo.methods.fusion.classifiers import check_outputs, expanded_state, union_of_classes
 from kzoo.methods.fusion.importance import fisher
 from kzoo.methods.fusion.inputs import input_grams
@@ -266,7 +267,7 @@ def _side_by_side(
     modules = []
     for module, names in zip(parents.modules, classes, strict=True):
         wide = build().to(place(module)[1]).eval()
-        wide.load_state_dict(expanded_state(module.state_dict(), heads, names, union))
+        load_values(wide, expanded_state(module.state_dict(), heads, names, union))
         modules.append(wide)
     return parents.joined(modules, classes, heads)
 

@@ -13,6 +13,7 @@ from kzoo.edits import copied
 from kzoo.errors import InputError
 from kzoo.facade import Registry, open_zoo
 from kzoo.fusing import MEASURED, check_images, fusion_report
+from kzoo.loading import load_values
 from kzoo.methods.amalgamation.parameters import AMALGAMATION
 from kzoo.methods.fusion.classifiers import output_layer, union_of_classes, widened
 from kzoo.methods.fusion.methods import FUSION, FusionParameters, Parents
@@ -118,7 +119,7 @@ def _module(network: object, like: nn.Module | None, registry: Registry) -> nn.M
         return load_trained(trained, trained_network(trained, lambda: open_zoo(registry)), lambda: open_zoo(registry))
     check_headers(["the module", trained.name], [header_of(like.state_dict()), header_of(trained.tensors)])
     module = copied(like).eval()
-    module.load_state_dict(dict(trained.tensors))
+    load_values(module, trained.tensors)
     return module
 
 

@@ -21,6 +21,7 @@ from kzoo.building import NetworkSpec, build_network
 from kzoo.errors import InputError, WorldError
 from kzoo.facade import Registry, open_zoo
 from kzoo.layout import CONFIG, TENSORS, WEIGHTS
+from kzoo.loading import load_values
 from kzoo.readers.files import SMALL, read_weights_file
 from kzoo.readers.safetensors import parse_object, read_bounded
 from kzoo.recipe import DataSection
@@ -158,7 +159,7 @@ def load(folder: str | Path, *, trust_code: bool = False, registry: Registry = N
     read_weights_file(folder / WEIGHTS)
     module = _rebuilt(folder, config, trust_code, registry)
     try:
-        module.load_state_dict(load_file(folder / WEIGHTS))
+        load_values(module, load_file(folder / WEIGHTS))
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{folder / WEIGHTS} does not fit the network of its config.json: {reason:.300}") from None

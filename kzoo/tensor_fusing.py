@@ -30,7 +30,7 @@ from kzoo.methods.parameters import checked_parameters
 from kzoo.readers.files import MOST_CONFIG, WeightsFile, read_weights_file
 from kzoo.readers.libraries import LIBRARIES
 from kzoo.readers.safetensors import parse_object, read_bounded
-from kzoo.recipe import Recipe, SourceSection, TargetSection, is_no_path, moved, public_path, recipe_text
+from kzoo.recipe import Recipe, SourceSection, TargetSection, is_no_path, moved, public_names, recipe_text
 from kzoo.refine import fitting
 from kzoo.streamed_fusing import check_streams, fuse_streamed
 from kzoo.streaming import Progress
@@ -178,7 +178,7 @@ class _Digests:
 def _fused(work: _Work, recipe_of: Callable[[Sequence[str]], Recipe]) -> FusedTensors:
     require_new(work.out, work.force)
     files = [one.file for one in work.sources]
-    names = [public_path(one.path) for one in work.sources]
+    names = public_names([one.path for one in work.sources])
     for one in work.sources:
         if any(shard.resolve().is_relative_to(work.out.resolve()) for shard in one.file.shards):
             raise InputError(f"{work.out} holds the source {one.name} itself: give another folder for the result")

@@ -10,6 +10,7 @@ from torch import nn
 
 from kzoo.building import NetworkSpec, build_network, network_spec, outline
 from kzoo.errors import InputError
+from kzoo.loading import load_values
 from kzoo.model_folder import config_network, read_config
 from kzoo.readers.libraries import LIBRARIES
 from kzoo.refine import fitting
@@ -56,7 +57,7 @@ def load_trained(
     # Before the values are there: on their way through single precision doubles would be rounded.
     module = build_network(spec, zoo, 0, trust_code, reserved).to(first)
     try:
-        module.load_state_dict(dict(trained.tensors))
+        load_values(module, trained.tensors)
     except RuntimeError as error:
         raise _misfit(trained, spec, " ".join(str(error).split())) from None
     return module.eval()

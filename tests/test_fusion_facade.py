@@ -7,6 +7,7 @@ import re
 import pytest
 import timm
 import torch
+import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
@@ -110,3 +111,16 @@ def test_other_things_than_networks_are_refused(tmp_path):
         kzoo.fuse([network(1), network(2).double()])
     with pytest.raises(InputError, match=re.escape("different architectures: conv1.0.weight is 24x1x3x3 and 16x1x3x3")):
         kzoo.fuse([network(1, "resnet10t"), network(2)])
+
+
+def test_a_network_that_loads_only_known_versions_is_fused_and_loaded(tmp_path):
+    torch.manual_seed(0)
+    one, two = (torchvision.models.mnasnet0_5(num_classes=4).eval() for _ in range(2))
+    for number, module in enumerate((one, two)):
+        for parameter in module.parameters():
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(number))
+    fused = kzoo.fuse([one, two], variant="average")
+    torch.testing.assert_close(fused.layers[0].weight, (one.layers[0].weight + two.layers[0].weight) / 2)
+    save_file(two.state_dict(), tmp_path / "two.safetensors")
+    again = kzoo.fuse([one, tmp_path / "two.safetensors"], variant="average")
+    assert torch.equal(again.layers[0].weight, fused.layers[0].weight)

@@ -159,7 +159,7 @@ def test_other_weights_than_the_recipe_names_are_refused(command, language):
         (("{one}", "{two}", "--variant", "winner"), "parameter variant"),
         (("{one}", "{two}", "--variant", "delta_sum"), "were trained from: give them (--start)"),
         (("{one}", "{two}", "--align", "weights"), "name it (--network"),
-        (("{one}", "{two}", "--data", "digits"), "name it (--network"),
+        (("{one}", "{two}", "--method", "regmean", "--data", "digits"), "name it (--network"),
         (("{one}", "{two}", "--start", "{tmp}/none", "--variant", "delta_sum"), "none"),
     ],
 )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kzoo.edits import Edit, copied, find_module
 from kzoo.errors import InputError
+from kzoo.loading import load_values
 from kzoo.methods.dils import DilsOptions, Insertion, Where, insert
 from kzoo.training.batches import batch_ranges, prepare
 from kzoo.training.evaluation import evaluate, place
@@ -210,7 +211,7 @@ def train_keeping_best(
             best, epoch, kept = accuracy, -(-step // per_epoch), _state(module)
 
     history = train(module, task, settings, progress=progress)
-    module.load_state_dict(kept)
+    load_values(module, kept)
     return best, epoch, history.to_dict(timings=False)["epochs"]
 
 

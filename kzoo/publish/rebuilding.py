@@ -18,6 +18,7 @@ from kzoo.hub.models import Fetcher, lock_folders
 from kzoo.hub.names import PREFIX, RepositoryName, Wanted
 from kzoo.hub.repositories import Repository, read_repository
 from kzoo.layout import ENVIRONMENT, PLAN, RECIPE, WEIGHTS
+from kzoo.loading import load_values
 from kzoo.model_folder import load
 from kzoo.publish.measured import fetch_side_inputs
 from kzoo.publish.trust import needs_start, require_harmless
@@ -252,7 +253,7 @@ class _Comparison:
         module, task = load(self.folder), self.where.data(self.recipe.data)
         rebuilt = evaluate(module, task.test)["accuracy"]
         try:
-            module.load_state_dict(load_file(theirs))
+            load_values(module, load_file(theirs))
         except RuntimeError:  # another network's
             return None
         return float(evaluate(module, task.test)["accuracy"]), float(rebuilt)

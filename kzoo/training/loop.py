@@ -15,6 +15,7 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from kzoo.errors import InputError
+from kzoo.loading import load_values
 from kzoo.training.acceleration import accelerated, prepared
 from kzoo.training.batches import Feed, Plan, augment, batch_ranges, plan_epoch, share
 from kzoo.training.checkpoints import Snapshot, read_checkpoint, write_checkpoint
@@ -229,7 +230,7 @@ class _Run:
     def _take_over(self, snapshot: Snapshot) -> None:
         state = {"state": snapshot.optimizer, "param_groups": self.optimizer.state_dict()["param_groups"]}
         try:
-            self.module.load_state_dict(dict(snapshot.module))
+            load_values(self.module, snapshot.module)
             self.optimizer.load_state_dict(state)
         except (RuntimeError, ValueError, KeyError) as error:
             said = " ".join(str(error).split())

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from kzoo.edits import copied
 from kzoo.errors import InputError
+from kzoo.loading import load_values
 from kzoo.methods.dils import one_thread
 from kzoo.methods.fusion.rules import average
 from kzoo.methods.fusion.states import fuse_states, module_roles
@@ -53,7 +54,7 @@ def fuse_layerwise(
         raise InputError(f"ridge={ridge:g} is not possible: expected 0 or more")
     states = [module.state_dict() for module in modules]
     fused = copied(modules[0]).eval()
-    fused.load_state_dict(start or fuse_states(states, average(), roles=module_roles(modules[0])))
+    load_values(fused, start or fuse_states(states, average(), roles=module_roles(modules[0])))
     given = [some.to(*place(module)) for module, some in zip(modules, images, strict=True)]
     with one_thread():
         for name in _layers(fused, given[0][:1]):

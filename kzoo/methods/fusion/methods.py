@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from kzoo.edits import copied
 from kzoo.errors import InputError
 from kzoo.graph.program import first_names
+from kzoo.loading import load_values
 from kzoo.methods.fusion.alignment import Alignment, match_activations, match_weights
 from kzoo.methods.fusion.classifiers import expanded_state, joined, union_of_classes
 from kzoo.methods.fusion.importance import distance, magnitude, saliency
@@ -115,7 +116,7 @@ def fuse(method: str, parameters: FusionParameters, parents: Parents) -> Fused:
         state |= {name: joined([one[name] for one in states], parents.classes) for name in parents.heads}
     first = first_names(made)
     # Of a tensor with several names each would be loaded, the last one for good.
-    made.load_state_dict({name: state[first.get(name, name)] for name in state})
+    load_values(made, {name: state[first.get(name, name)] for name in state})
     for name, tensor in made.state_dict().items():
         check_fused(name, tensor)
     return Fused(made, alignments)
@@ -166,11 +167,11 @@ def _folded(parents: Parents) -> tuple[Parents, list[str]]:
             "importances, products of inputs and the common start are those of networks as they were: with norms=fold they "
             "do not fit; leave batch normalisation as it is (norms=average)"
         )
-    folded = [fold_batchnorm(module, parents.example, keep_norms=True) for module in parents.modules]
-    norms = (norm for _, norm in foldable(parents.modules[0], parents.example))
-    biases = [f"{norm}.bias" for norm in norms]
-    known = parents.modules[0].state_dict()
-    return replace(parents, modules=folded), [name for name in biases if name in known]
+    first = parents.modules[0]
+    pairs = foldable(first, parents.example)
+    folded = [fold_batchnorm(module, keep_norms=True, pairs=pairs) for module in parents.modules]
+    known = first.state_dict()
+    return replace(parents, modules=folded), [name for _, norm in pairs if (name := f"{norm}.bias") in known]
 
 
 def _aligned(parents: Parents, parameters: FusionParameters) -> tuple[Parents, tuple[Alignment, ...]]:
@@ -206,7 +207,7 @@ def _moved(module: nn.Module, found: Symmetries, move: Permutation | None) -> nn
     if move is None:
         return module
     moved = copied(module)
-    moved.load_state_dict(permute(module.state_dict(), found, move))
+    load_values(moved, permute(module.state_dict(), found, move))
     return moved
 
 

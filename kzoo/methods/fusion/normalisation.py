@@ -27,20 +27,25 @@ _OPERATIONS = frozenset(
 
 
 def fold_batchnorm(
-    module: nn.Module, example: Tensor | Sequence[Any] | None = None, *, keep_norms: bool = False
+    module: nn.Module,
+    example: Tensor | Sequence[Any] | None = None,
+    *,
+    keep_norms: bool = False,
+    pairs: Sequence[tuple[str, str]] | None = None,
 ) -> nn.Module:
     """A copy of a network that gives the same in evaluation mode, without the batch normalisations that `foldable` lists.
 
     The layer before takes the scale, and a bias for the shift. With ``keep_norms`` the network keeps its structure and the
     names of its tensors: a normalisation remains whose statistics are mean 0 and variance 1, whose scale is 1, and whose
-    shift is the bias. Normalisations of a kind that does more than normalise remain like that in any case.
+    shift is the bias. Normalisations of a kind that does more than normalise remain like that in any case. ``pairs`` are what
+    `foldable` found of a network of this architecture, which then is not traced again.
 
     Raises:
         InputError: the network cannot be traced on ``example`` (noise where it is not given).
     """
     folded = copied(module)
     with torch.no_grad():
-        for layer, norm in foldable(module, example):
+        for layer, norm in foldable(module, example) if pairs is None else pairs:
             _fold(folded, layer, norm, keep_norms)
     return folded
 
