@@ -14,7 +14,7 @@ from kzoo.errors import InputError
 
 if TYPE_CHECKING:
     from kzoo.amalgamating import AmalgamationReport
-    from kzoo.recipe import SourceSection
+    from kzoo.recipe import DataSection, SourceSection
     from kzoo.surroundings import Surroundings
 
 AMALGAMATING = ("cfl", "kd")
@@ -127,24 +127,42 @@ def _settings(options: dict[str, Any]) -> Any:
 
 def _with_own_classes(source: SourceSection, where: Surroundings) -> SourceSection:
     """A teacher with its classes: where neither options nor a config.json name them, what it was trained on tells."""
-    from kzoo.layout import RECIPE
-    from kzoo.recipe import read_recipe
-
-    shards = where.open(source.path, source.submodule).shards
-    if source.classes is not None or not shards or not (shards[0].parent / RECIPE).is_file():
-        return source
-    data = read_recipe(shards[0].parent / RECIPE).data
+    data = None if source.classes is not None else _trained_on(source, where)
     if data is None:
         return source
     if data.classes is not None:
         return source.model_copy(update={"classes": list(data.classes)})
-    from kzoo.recipe import moved
-
-    found = moved(read_recipe(shards[0].parent / RECIPE), shards[0].parent, where.base).data
-    assert found is not None
     # One image is enough to know the classes.
-    few = {"train": 1, "test": 1, "fingerprint": None, "only": None}
-    return source.model_copy(update={"classes": list(where.data(found.model_copy(update=few)).classes)})
+    few = {"train": 1, "test": 1, "fingerprint": None, "only": None, "validation": None, "split": None}
+    return source.model_copy(update={"classes": list(where.data(data.model_copy(update=few)).classes)})
+
+
+def _trained_on(source: SourceSection, where: Surroundings) -> DataSection | None:
+    """The images that the recipe beside a teacher's weights names, on the disk or on the Hub; None where there is none."""
+    from kzoo.layout import RECIPE
+    from kzoo.recipe import moved, read_recipe
+
+    if source.path.startswith("hf:"):
+        return _published_images(source.path)
+    shards = where.open(source.path, source.submodule).shards
+    if not shards or not (shards[0].parent / RECIPE).is_file():
+        return None
+    return moved(read_recipe(shards[0].parent / RECIPE), shards[0].parent, where.base).data
+
+
+def _published_images(path: str) -> DataSection | None:
+    from kzoo.hub.names import parse_wanted
+    from kzoo.hub.repositories import read_repository
+    from kzoo.layout import RECIPE
+    from kzoo.publish.lineage import published_recipe
+    from kzoo.publish.trust import require_harmless
+
+    repository = read_repository(parse_wanted(path).name)
+    if RECIPE not in repository.files:
+        return None
+    recipe = published_recipe(repository)
+    require_harmless(recipe, f"{path}/{RECIPE}")
+    return recipe.data
 
 
 def _channels(source: SourceSection, where: Surroundings, options: dict[str, Any]) -> int:

@@ -12,8 +12,9 @@ from typing import Any
 from kzoo.errors import InputError
 from kzoo.layout import RECIPE, WEIGHTS
 from kzoo.plots.text import counted
-from kzoo.publish import fusion_text
-from kzoo.publish.facts import Baseline, CardFacts, Images, Parent
+from kzoo.publish import amalgamation_text, fusion_text
+from kzoo.publish.comparison_text import compared_table
+from kzoo.publish.facts import TESTED, Baseline, CardFacts, Images, Parent
 from kzoo.publish.licensing import NOT_ADVICE
 from kzoo.publish.metadata import HUB, front_matter, tells_top5
 from kzoo.publish.papers import METHODS, Method, method_of
@@ -77,15 +78,16 @@ def _content(facts: CardFacts) -> dict[str, Any]:
         "title": line(facts.title, 120) or "A model",
         "summary": Safe(" ".join(filter(None, _summary(facts, method)))),
         "results": _results_table(facts),
-        "compared": fusion_text.compared_table(facts),
+        "compared": compared_table(facts),
         "parents": [_parent_row(parent) for parent in facts.parents] + _start_row(facts),
         "method": _method_text(facts, method) if carried else None,
-        "fused": list(fusion_text.how(facts)),
+        "fused": [*fusion_text.how(facts), *amalgamation_text.how(facts)],
+        "slices": amalgamation_text.slices_table(facts),
         "measured": fusion_text.files(facts),
         "training": _training_text(facts),
         "versions": _versions(facts),
         "not_transferred": _not_transferred(facts),
-        "picture": image(_ALT if facts.fusion is None else _ALT_COMPARED, facts.picture) if facts.picture else None,
+        "picture": image(_ALT_COMPARED if facts.compared else _ALT, facts.picture) if facts.picture else None,
         "limits": list(_limits(facts)),
         "loading": _loading(facts),
         "images": _input_text(facts),
@@ -108,14 +110,28 @@ def _summary(facts: CardFacts, method: Method) -> Iterable[str]:
     if facts.fusion is not None:
         yield f"It is {listed(code(parent.name) for parent in facts.parents)}, fused without training by {named(method)}."
         yield f"It was then {training}." if training else ""
+    elif facts.amalgamation is not None:
+        yield from _taught(facts, method)
     elif facts.relation is not None:
         yield f"Its weights come from {listed(code(parent.name) for parent in facts.parents)} by {named(method)}."
         yield f"It was then {training}." if training else ""
     else:
         yield f"It was {training}, from random weights." if training else "Its weights are random."
     if facts.metrics is not None:
-        yield f"Of {facts.metrics.images:,} test images it gets **{percent(facts.metrics.accuracy.value)}** right"
-        yield f"(95 % interval {spread(facts.metrics.accuracy)})" + _beside(facts) + fusion_text.summary(facts) + "."
+        yield f"Of {facts.metrics.images:,} {facts.tested_on} it gets **{percent(facts.metrics.accuracy.value)}** right"
+        yield f"(95 % interval {spread(facts.metrics.accuracy)})" + _beside(facts) + _measured_beside(facts)
+
+
+def _taught(facts: CardFacts, method: Method) -> Iterable[str]:
+    """Who taught it, and with what."""
+    began = code(facts.start.name) if facts.start is not None else "random weights"
+    images = f" from images of {code(facts.data.task)} without their labels" if facts.data is not None else ""
+    learned = f"in {counted(facts.epochs, 'epoch')} it learned{images}, beginning with {began}, what they know together"
+    yield f"Its teachers are {listed(code(parent.name) for parent in facts.parents)}; by {named(method)}, {learned}."
+
+
+def _measured_beside(facts: CardFacts) -> str:
+    return f"{fusion_text.summary(facts)}{amalgamation_text.summary(facts)}."
 
 
 def _beside(facts: CardFacts) -> str:
@@ -131,8 +147,8 @@ def _results_table(facts: CardFacts) -> dict[str, Any] | None:
     """The model and what it is put beside: rows, and whether there are columns for the first epoch and for remarks."""
     if facts.metrics is None or facts.data is None:
         return None
-    # What a fusion was measured beside has a table of its own.
-    if facts.fusion is not None and facts.fusion.compared and not facts.baselines:
+    # What a fusion or an amalgamation was measured beside has a table of its own.
+    if facts.compared and not facts.baselines:
         return None
     parents = tuple(parent.name for parent in facts.parents) if facts.relation is not None else ()
     ours = Baseline(
@@ -192,7 +208,8 @@ def _start_row(facts: CardFacts) -> list[dict[str, Safe]]:
     if facts.start is None:
         return []
     row = _parent_row(facts.start)
-    return [row | {"name": Safe(f"{row['name']} (the start of all of them)")}]
+    whose = "the start of all of them" if facts.amalgamation is None else "what the student began with"
+    return [row | {"name": Safe(f"{row['name']} ({whose})")}]
 
 
 def _citations(facts: CardFacts, method: Method) -> Safe | None:
@@ -213,7 +230,9 @@ def _license_name(parent: Parent) -> Safe:
 
 def _method_text(facts: CardFacts, method: Method) -> Safe:
     """The method, its parameters, and how near it is to its paper."""
-    chosen = facts.method_parameters if facts.fusion is None else fusion_text.settings(facts)
+    chosen = facts.method_parameters
+    if facts.fusion is not None or facts.amalgamation is not None:
+        chosen = (fusion_text if facts.fusion is not None else amalgamation_text).settings(facts)
     parameters = [f"{code(f'{name}: {plain_value(value)}')}" for name, value in chosen.items()]
     nearness = "" if method.paper is None else f" {prose(method.paper.nearness)}"
     told = f" Parameters: {', '.join(parameters)}." if parameters else ""
@@ -234,7 +253,7 @@ def _training_text(facts: CardFacts) -> Safe | None:
     ]
     number = f"{data.train:,}" if data.train is not None else "the"
     return Safe(
-        f"{counted(facts.epochs, 'epoch')} on {number} training images of {code(data.task)}{_shape(data)}: "
+        f"{counted(facts.epochs, 'epoch')} on {number} training images of {code(data.task)}{_shape(data)}{_held_back(facts)}: "
         f"{prose(', '.join(told))}."
     )
 
@@ -244,6 +263,11 @@ def _shape(data: Images) -> str:
         return ""
     channels = f", {counted(data.channels, 'channel')}" if data.channels is not None else ""
     return f" ({data.size}x{data.size} pixels{channels})"
+
+
+def _held_back(facts: CardFacts) -> str:
+    held_back = facts.data.held_back if facts.data is not None else None
+    return f", of which {held_back:,} were held back" if held_back else ""
 
 
 def _versions(facts: CardFacts) -> str:
@@ -284,10 +308,15 @@ def _limits(facts: CardFacts) -> Iterable[Safe]:
         made = "Fused without training" if facts.fusion is not None else "Not trained since"
         yield Safe(
             f"{'One training with one seed' if facts.epochs else made}, tested on "
-            f"{facts.metrics.images:,} images: the intervals say how much the choice of these images matters, and nothing "
+            f"{facts.metrics.images:,} {facts.tested_on}: the intervals say how much the choice of these images matters, and nothing "
             "of other seeds."
         )
+    if facts.metrics is not None and facts.tested_on != TESTED:
+        yield Safe(
+            "The images held back come from those that it was to be trained on: a choice may have been made by them."
+        )
     yield from fusion_text.limits(facts)
+    yield from amalgamation_text.limits(facts)
     carried = facts.metrics is None and facts.relation == "finetune" and not method_of(facts.method).grows
     if carried and facts.recalibration is None and not facts.epochs:
         yield Safe("Statistics of batch normalisation may not fit: measure them anew on images of your own.")

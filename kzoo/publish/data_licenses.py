@@ -5,6 +5,7 @@ Only what a source says is here; any other data set has the license ``unknown``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -46,8 +47,8 @@ SETTLED: Mapping[str, DataLicense] = MappingProxyType(
 
 
 def data_part(name: str) -> Part:
-    """A data set by the name of a task (``glyphs/upper``, ``mnist``) or of the registry (``imagenet-1k``)."""
-    known = SETTLED.get(name.partition("/")[0])
+    """A data set by the name of a task (``glyphs/upper``, ``glyphs:abc``, ``mnist``) or of the registry (``imagenet-1k``)."""
+    known = SETTLED.get(re.split("[/:]", name)[0])
     if known is None:
         return Part(name, "data", UNKNOWN)
     return Part(name, "data", known.license, license_link=known.source)

@@ -20,7 +20,9 @@ from kzoo.hashing import weights_sha256
 from kzoo.hub.models import find, lock_folders
 from kzoo.hub.names import is_repository, parse_wanted
 from kzoo.layout import COMPARISON, CONFIG, ENVIRONMENT, METRICS, PICTURE, PLAN, RECIPE, TENSORS, WEIGHTS, side_input
-from kzoo.publish.fusion_facts import Comparison, Fusion, fusion_of
+from kzoo.methods.amalgamation.parameters import AMALGAMATION
+from kzoo.publish.amalgamation_facts import Amalgamation, Teaching, amalgamation_of
+from kzoo.publish.fusion_facts import Compared, Comparison, Fusion, fusion_of
 from kzoo.publish.intervals import proportion
 from kzoo.publish.papers import method_of
 from kzoo.publish.trust import obstacles
@@ -29,11 +31,13 @@ from kzoo.recipe import DataSection, Recipe, SourceSection, plain_task, public_p
 from kzoo.zoo import SHIPPED, Model, Zoo
 
 #: Methods that make one network of several even where only one source is named.
-_MERGING = frozenset({"weight_sum", "nonessential", "regmean", "layerwise", "cfl"})
+_MERGING = frozenset({"weight_sum", "nonessential", "regmean", "layerwise"})
 _MOST_CONFIG = 5_000_000
 _MOST_METRICS = 50_000_000
 #: Id, name and address of a license, as far as they are known.
 _License = tuple[str | None, str | None, str | None]
+#: The images that a model is tested on, and those that its maker held back from training.
+TESTED, HELD_BACK = "test images", "images held back"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 #: A model of a registry whose id is that of its repository on the Hub.
 _TIMM_ID = re.compile(r"timm/[\w.-]+")
@@ -91,7 +95,10 @@ class Parent:
 
 @dataclass(frozen=True)
 class Images:
-    """Images of a task; without numbers all of it, without size as the task has them, or only those of some classes."""
+    """Images of a task; without numbers all of it, without size as the task has them, or only those of some classes.
+
+    So many of the training images were ``held_back``.
+    """
 
     task: str
     about: str | None
@@ -103,6 +110,7 @@ class Images:
     seed: int
     fingerprint: str | None
     classes: tuple[str, ...] | None = None
+    held_back: int | None = None
 
 
 @dataclass(frozen=True)
@@ -157,7 +165,8 @@ class CardFacts:
     """Everything that a card says. ``network`` is the network as kzoo's commands take it, ``repository`` ``user/name``.
 
     ``obstacles`` are why others cannot make it again. ``start`` are the weights that all parents were trained from, where
-    they are named, and ``fusion`` is what is known of a network that was fused.
+    they are named (those that a student began with), ``fusion`` is what is known of a network that was fused, and ``amalgamation``
+    of one that several networks taught. ``tested_on`` says on which images it was tested.
     """
 
     title: str
@@ -189,6 +198,8 @@ class CardFacts:
     files: tuple[FileFacts, ...]
     start: Parent | None = None
     fusion: Fusion | None = None
+    amalgamation: Amalgamation | None = None
+    tested_on: str = TESTED
 
     def __post_init__(self) -> None:
         if self.repository is not None:
@@ -198,6 +209,12 @@ class CardFacts:
     def looked_at(self) -> tuple[Images, ...]:
         """Unlabelled images that a fusion has seen of its sources."""
         return tuple(one for one in (self.fusion.images if self.fusion is not None else ()) if one is not None)
+
+    @property
+    def compared(self) -> tuple[Compared, ...]:
+        """The model and what was measured beside it on the same images."""
+        taught = () if self.amalgamation is None else self.amalgamation.compared
+        return taught if self.fusion is None else self.fusion.compared
 
     @property
     def epochs(self) -> int:
@@ -252,6 +269,7 @@ class _Measured(_Section):
     data: str = Field(description="The fingerprint of the images")
     training: _History | None = None
     comparison: Comparison | None = None
+    amalgamation: Teaching | None = None
 
 
 @dataclass(frozen=True)
@@ -263,6 +281,7 @@ class _Folder:
     recipe: Recipe
     metrics: Metrics | None
     comparison: Comparison | None
+    teaching: Teaching | None
 
     @property
     def network(self) -> str:
@@ -291,7 +310,8 @@ def read_facts(
     weights = read_weights_file(folder / WEIGHTS)
     files = _files(folder, recipe)
     fusion = _fusion(found, weights, files)
-    picture = PICTURE if fusion is None else COMPARISON
+    taught = _amalgamation(found)
+    picture = PICTURE if fusion is None and taught is None else COMPARISON
     parents = tuple(source_parent(source, folder, zoo) for source in recipe.sources)
     return CardFacts(
         title=repository.rpartition("/")[2] if repository else found.network,
@@ -323,6 +343,8 @@ def read_facts(
         files=files,
         start=None if recipe.start is None else source_parent(recipe.start, folder, zoo),
         fusion=fusion,
+        amalgamation=taught,
+        tested_on=TESTED if recipe.data is None or recipe.data.split is None else HELD_BACK,
     )
 
 
@@ -333,6 +355,12 @@ def _fusion(found: _Folder, weights: WeightsFile, files: Sequence[FileFacts]) ->
     sizes = {file.name: file.size for file in files}
     images = [_images(source.images) for source in recipe.sources]
     return fusion_of(recipe, weights, images, sizes, found.comparison, str(found.path / METRICS))
+
+
+def _amalgamation(found: _Folder) -> Amalgamation | None:
+    if found.recipe.method not in AMALGAMATION:
+        return None
+    return amalgamation_of(found.recipe, found.metrics, found.teaching, str(found.path / METRICS))
 
 
 def _read_folder(folder: Path) -> _Folder:
@@ -358,10 +386,10 @@ def _read_folder(folder: Path) -> _Folder:
     return _Folder(folder, told, recipe, *_metrics(folder, recipe))
 
 
-def _metrics(folder: Path, recipe: Recipe) -> tuple[Metrics | None, Comparison | None]:
+def _metrics(folder: Path, recipe: Recipe) -> tuple[Metrics | None, Comparison | None, Teaching | None]:
     path = folder / METRICS
     if recipe.data is None or not path.is_file():
-        return None, None
+        return None, None, None
     document = read_json(path, f"the {METRICS} of a model", _MOST_METRICS)
     found = document.validated(_Measured)
     if recipe.data.fingerprint not in (None, found.data):
@@ -376,7 +404,7 @@ def _metrics(folder: Path, recipe: Recipe) -> tuple[Metrics | None, Comparison |
         loss=test.loss,
         first=epochs[0].test_accuracy if recipe.training is not None and len(epochs) > 1 else None,
     )
-    return metrics, found.comparison
+    return metrics, found.comparison, found.amalgamation
 
 
 def _share(document: Document, field: str, value: float, images: int) -> Interval:
@@ -496,6 +524,7 @@ def _images(section: DataSection | None) -> Images | None:
         seed=section.seed,
         fingerprint=section.fingerprint,
         classes=section.only or section.classes,
+        held_back=section.validation,
     )
 
 

@@ -36,9 +36,9 @@ class Measured:
 
 @dataclass(frozen=True)
 class Compared:
-    """A network beside the fused one, on the same test: its accuracy, with an interval where images were counted.
+    """A network beside the one that the card is of, on the same test: its accuracy, with an interval where images were counted.
 
-    ``name`` is what it is called where it was measured (``fused``, ``parent_1``, ``ensemble_probability`` and so on).
+    ``name`` is what it is called where it was measured (``fused`` or ``student``, ``parent_1``, ``ensemble_probability`` and so on).
     """
 
     name: str
@@ -46,9 +46,9 @@ class Compared:
     images: int
 
     @property
-    def is_fused(self) -> bool:
-        """Whether it is the fused network itself."""
-        return self.name.lower() == "fused"
+    def is_ours(self) -> bool:
+        """Whether it is the model itself that the card is of."""
+        return self.name.lower() in ("fused", "student")
 
     @property
     def parent(self) -> int | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from kzoo.publish.comparison_text import mean_of, row_as_markdown
 from kzoo.publish.facts import CardFacts, Images
-from kzoo.publish.fusion_facts import Compared, Fusion
+from kzoo.publish.fusion_facts import Fusion
 from kzoo.publish.safe import Safe, code, prose
-from kzoo.publish.wording import listed, percent, plain_value, spread
+from kzoo.publish.wording import classes_named, listed, percent, plain_value
 
-_SHOWN_CLASSES = 30
 _VARIANTS: Mapping[str, str] = {
     "average": "each weight is the mean of the sources'",
     "sum": "each weight is the sum of the sources'",
@@ -59,74 +59,13 @@ def summary(facts: CardFacts) -> str:
     alone = [row for row in fusion.compared if row.parent is not None]
     told = [f"its sources alone get {listed(percent(row.accuracy.value) for row in alone)}"] if alone else []
     together = [
-        f"{percent(row.accuracy.value)}{f' (mean {mean})' if (mean := _mean(row)) else ''}"
+        f"{percent(row.accuracy.value)}{f' (mean {mean})' if (mean := mean_of(row)) else ''}"
         for row in fusion.compared
         if row.is_named("ensemble")
     ]
     told += [f"their ensemble {' or '.join(together)}"] if together else []
     told += [f"chance is {percent(row.accuracy.value)}" for row in fusion.compared if row.name.lower() == "chance"]
     return "".join(f"; {part}" for part in told)
-
-
-def compared_table(facts: CardFacts) -> dict[str, Any] | None:
-    """What was measured beside a fused network, as rows, with what was not and why."""
-    fusion = facts.fusion
-    if fusion is None or not fusion.compared:
-        return None
-    uneven = len({row.images for row in fusion.compared}) > 1
-    names = {row.name: _name(row, facts) for row in fusion.compared}
-    return {
-        "uneven": uneven,
-        "rows": [
-            {
-                "name": names[row.name],
-                "accuracy": _bold(percent(row.accuracy.value), row),
-                "interval": spread(row.accuracy) or Safe("-"),
-                "images": f"{row.images:,}",
-            }
-            for row in fusion.compared
-        ],
-        "left_out": [(prose(name.replace("_", " ")), reason) for name, reason in fusion.left_out.items()],
-        "images": f"{fusion.compared[0].images:,}",
-        "trained": bool(facts.epochs),
-    }
-
-
-def _mean(row: Compared) -> str | None:
-    """Of what an ensemble takes the mean, where its name says it."""
-    return next((word for word in ("probability", "logit") if row.is_named(word)), None)
-
-
-def _bold(text: str, row: Compared) -> Safe:
-    return Safe(f"**{text}**" if row.is_fused else text)
-
-
-def _name(row: Compared, facts: CardFacts) -> Safe:
-    """What a row is called on the card, as Markdown."""
-    if row.is_fused:
-        return Safe("**this model**")
-    if row.parent is not None and row.parent < len(facts.parents):
-        return Safe(f"{code(facts.parents[row.parent].name)} alone")
-    return prose(row_name(row, facts))
-
-
-def row_name(row: Compared, facts: CardFacts) -> str:
-    """What a row is called, as plain text."""
-    if row.is_fused:
-        return "this model"
-    if row.parent is not None and row.parent < len(facts.parents):
-        return f"{facts.parents[row.parent].name} alone"
-    if row.is_named("ensemble"):
-        mean = _mean(row)
-        return f"ensemble of the sources{f' (mean {mean})' if mean else ''}"
-    known = {
-        "start": "the start of all sources",
-        "regmean": "RegMean of the same sources",
-        "joint": "one network trained on all data: the ceiling",
-        "chance": "chance",
-    }
-    plain = row.name.replace("_", " ")
-    return known.get(plain.lower().split(" ")[0], plain)
 
 
 def how(facts: CardFacts) -> Iterator[Safe]:
@@ -212,7 +151,7 @@ def _number(images: Images) -> str:
 
 
 def _only(images: Images) -> str:
-    return f" (only {_classes(images.classes)})" if images.classes else ""
+    return f" (only {classes_named(images.classes)})" if images.classes else ""
 
 
 def _outputs(facts: CardFacts, fusion: Fusion) -> Iterator[Safe]:
@@ -224,16 +163,11 @@ def _outputs(facts: CardFacts, fusion: Fusion) -> Iterator[Safe]:
         return
     heads = _HEADS.get(str(facts.method_parameters.get("heads", "shared")), _HEADS["shared"])
     each = [
-        f"{code(parent.name)} knows {_classes(known)}"
+        f"{code(parent.name)} knows {classes_named(known)}"
         for known, parent in zip(fusion.classes, facts.parents, strict=False)
         if known
     ]
     yield _item("Outputs", f"{heads}. {'; '.join(each)}.")
-
-
-def _classes(names: tuple[str, ...]) -> str:
-    more = len(names) - _SHOWN_CLASSES
-    return ", ".join(code(name) for name in names[:_SHOWN_CLASSES]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def files(facts: CardFacts) -> list[dict[str, str]]:
@@ -291,12 +225,12 @@ def limits(facts: CardFacts) -> Iterator[Safe]:
 
 def _worse(facts: CardFacts, fusion: Fusion) -> Iterator[Safe]:
     """That a source alone does better, where it does."""
-    ours = next((row for row in fusion.compared if row.is_fused), None)
+    ours = next((row for row in fusion.compared if row.is_ours), None)
     alone = [row for row in fusion.compared if row.parent is not None and row.parent < len(facts.parents)]
     best = max(alone, key=lambda row: row.accuracy.value, default=None)
     if ours is not None and best is not None and best.accuracy.value > ours.accuracy.value:
         yield Safe(
-            f"On the test images {_name(best, facts)} is better: there, fusing has lost more than it has brought together."
+            f"On the test images {row_as_markdown(best, facts)} is better: there, fusing has lost more than it has brought together."
         )
 
 

@@ -14,6 +14,7 @@ from kzoo.hub.headers import Content
 from kzoo.hub.names import PREFIX, is_repository, parse_wanted
 from kzoo.hub.repositories import Repository, is_commit, read_repository
 from kzoo.layout import CARD, RECIPE, WEIGHTS
+from kzoo.methods.amalgamation.parameters import AMALGAMATION
 from kzoo.plain_yaml import read_plain
 from kzoo.plots.tree import Node
 from kzoo.recipe import Recipe, SourceSection, is_no_path, read_recipe
@@ -31,7 +32,8 @@ class Origin:
 
     ``pin`` is the commit it is meant at, None where it is not pinned or not on the Hub; ``sha256`` is that of the weights
     as its child's recipe, or the Hub, says; ``problem`` is what is wrong with it: a broken pin, other weights, a name
-    that leads in a circle. ``is_start`` says that it is no source of its child, but what all of its sources began with.
+    that leads in a circle. ``role`` says what it is where it is no source of
+    its child: what all of those, or the child itself, began with.
     """
 
     name: str
@@ -41,15 +43,14 @@ class Origin:
     license: str | None = None
     problem: str | None = None
     parents: tuple[Origin, ...] = ()
-    is_start: bool = False
+    role: str | None = None
 
     @property
     def node(self) -> Node:
         """The tree as `kzoo.plots.tree` draws it."""
         pin = f" @ {self.pin[:_SHORT]}" if self.pin else ""
         weights = f"sha256 {self.sha256[:_SHORT]}" if self.sha256 else ""
-        role = "start of the others" if self.is_start else None
-        note = ", ".join(text for text in (role, self.method, self.license, weights) if text)
+        note = ", ".join(text for text in (self.role, self.method, self.license, weights) if text)
         return Node(f"{self.name}{pin}", note, self.problem, tuple(parent.node for parent in self.parents))
 
     def walk(self) -> Iterator[Origin]:
@@ -67,7 +68,7 @@ class Origin:
             "method": self.method,
             "license": self.license,
             "problem": self.problem,
-            "start": self.is_start,
+            "start": self.role is not None,
             "parents": [parent.to_dict() for parent in self.parents],
         }
 
@@ -108,10 +109,11 @@ class _Tracer:
     def sources(self, recipe: Recipe, above: tuple[str, ...]) -> tuple[Origin, ...]:
         """The sources of a recipe, and what they began with where it names that."""
         start = [] if recipe.start is None else [recipe.start]
+        role = "start of the student" if recipe.method in AMALGAMATION else "start of the others"
 
         def origin(source: SourceSection) -> Origin:
             found = self.source(source.path, source.sha256, above)
-            return replace(found, is_start=source is recipe.start)
+            return replace(found, role=role if source is recipe.start else None)
 
         return self._bounded([*recipe.sources, *start], origin)
 
@@ -191,7 +193,7 @@ class _Tracer:
         """By which method from what, as the recipe says, else the card."""
         try:
             if RECIPE in repository.files:
-                recipe = _recipe(repository)
+                recipe = published_recipe(repository)
                 return recipe.method, self.sources(recipe, above), None
             return None, self._bounded(_base_models(repository), lambda name: self._named(name, above)), None
         except KzooError as error:
@@ -203,7 +205,13 @@ class _Tracer:
         return self._on_hub(f"{PREFIX}{name}", None, above)
 
 
-def _recipe(repository: Repository) -> Recipe:
+def published_recipe(repository: Repository) -> Recipe:
+    """The recipe on a model's page, which is data from a stranger.
+
+    Raises:
+        InputError: it is none.
+        WorldError: the Hub fails.
+    """
     content = Content(repository).whole(RECIPE, _MOST_RECIPE)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / RECIPE

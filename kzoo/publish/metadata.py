@@ -7,7 +7,7 @@ from typing import Any
 
 from kzoo.claims import Interval
 from kzoo.layout import RECIPE
-from kzoo.publish.facts import CardFacts
+from kzoo.publish.facts import TESTED, CardFacts
 from kzoo.publish.safe import line
 
 HUB = "https://huggingface.co"
@@ -67,7 +67,7 @@ def _results(facts: CardFacts) -> Iterable[dict[str, Any]]:
         "task_name": "Image Classification",
         "dataset_type": data.dataset or "imagefolder",
         "dataset_name": line(data.task),
-        "dataset_split": "test",
+        "dataset_split": "test" if facts.tested_on == TESTED else "validation",
         "dataset_args": {key: value for key, value in args.items() if value is not None} | {"images": metrics.images},
     }
     if facts.repository is not None:

@@ -19,8 +19,8 @@ from kzoo.layout import COMPARISON, PICTURE, RECIPE, WEIGHTS
 from kzoo.matching import Matching, match
 from kzoo.plots.matching import matching_svg
 from kzoo.plots.shares import Share, shares_svg
+from kzoo.publish.comparison_text import row_name
 from kzoo.publish.facts import CardFacts, Transferred
-from kzoo.publish.fusion_text import row_name
 from kzoo.readers.files import WeightsFile, read_weights_file
 from kzoo.recipe import SourceSection, is_no_path, read_recipe
 from kzoo.refine import fitting
@@ -30,17 +30,17 @@ from kzoo.zoo import Zoo
 
 def card_picture(folder: Path, facts: CardFacts, zoo: Callable[[], Zoo]) -> tuple[str, str] | None:
     """The name and the SVG of the picture that belongs to a card; None where there is nothing to show."""
-    if facts.fusion is not None:
-        return (COMPARISON, comparison_svg(facts)) if len(facts.fusion.compared) > 1 else None
+    if facts.fusion is not None or facts.amalgamation is not None:
+        return (COMPARISON, comparison_svg(facts)) if len(facts.compared) > 1 else None
     found = matching_picture(folder, facts, zoo)
     return None if found is None else (PICTURE, found)
 
 
 def comparison_svg(facts: CardFacts) -> str:
-    """The accuracies of a fused network and of all that was measured beside it, with their intervals, as SVG."""
+    """The accuracies of a network and of all that was measured beside it, with their intervals, as SVG."""
     rows = [
-        Share(row_name(row, facts), row.accuracy.value, row.accuracy.low, row.accuracy.high, row.is_fused)
-        for row in (facts.fusion.compared if facts.fusion is not None else ())
+        Share(row_name(row, facts), row.accuracy.value, row.accuracy.low, row.accuracy.high, row.is_ours)
+        for row in facts.compared
     ]
     return shares_svg(f"Accuracy of {facts.title} and of what was measured beside it, with 95 % intervals", rows)
 

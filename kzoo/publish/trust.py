@@ -189,7 +189,7 @@ def _source_problem(path: str) -> str | None:
 def _data_faults(section: DataSection, used: bool = True) -> Iterator[tuple[str, str]]:
     if section.root is not None:
         yield "root", f"{section.root!r:.80} is a place on a disk"
-    if ":" in section.task and used:
+    if plain_task(section.task) != section.task and used:
         yield "task", "it needs images of its maker's, which are not published"
     elif section.task != _public_task(section.task):
         yield "task", f"{section.task!r:.80} is a place on a disk"

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from kzoo.claims import Interval
 from kzoo.publish.papers import Method
-from kzoo.publish.safe import link, prose
+from kzoo.publish.safe import code, link, prose
+
+_SHOWN_CLASSES = 30
 
 
 def listed(names: Iterable[str]) -> str:
     """Names with commas and an ``and``."""
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def classes_named(names: Sequence[str]) -> str:
+    """Classes as Markdown; of many only the first."""
+    more = len(names) - _SHOWN_CLASSES
+    return ", ".join(code(name) for name in names[:_SHOWN_CLASSES]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def named(method: Method) -> str:
