@@ -262,6 +262,9 @@ def tell_loading(result: Result) -> None:
 @click.option("--stage", "stages", multiple=True, metavar="NAME", help="Only this stage of a study; may be repeated.")
 @click.option("--profile", metavar="NAME", help="This profile of a study, rather than the one that params.yaml names.")
 @click.option("-j", "--jobs", type=click.IntRange(min=1), metavar="N", help="So many trainings of a study at once.")
+@click.option(
+    "--dry-run", is_flag=True, help="Of a study: build and try out all that the profile names, and train nothing."
+)
 @as_json
 @click.pass_obj
 def run(directory: Path | None, /, recipe: Path, out: Path | None, **options: Any) -> None:
@@ -276,14 +279,22 @@ def run(directory: Path | None, /, recipe: Path, out: Path | None, **options: An
     from kzoo.studies.params import find_study, is_study
 
     recipe = find_study(recipe)
+    dry_run = options.pop("dry_run")
     study_options = {name: options.pop(name) for name in ("stages", "profile", "jobs")}
     if is_study(recipe):
         if options["force"] or options["trust_code"]:
             raise InputError(
                 "--force and --trust-code are for recipes: a study replaces its own results, and runs no code"
             )
-        _run_study(recipe, out, as_json=options["as_json"], **study_options)
+        if dry_run:
+            _rehearse(recipe, study_options["profile"], options["as_json"])
+        else:
+            _run_study(recipe, out, as_json=options["as_json"], **study_options)
         return
+    if dry_run:
+        raise InputError(
+            f"--dry-run is for studies, but {recipe} is none: 'kzoo transfer --plan FILE' writes what would be carried"
+        )
     for name, value in study_options.items():
         if value:
             raise InputError(
@@ -292,6 +303,25 @@ def run(directory: Path | None, /, recipe: Path, out: Path | None, **options: An
     if out is None:
         raise InputError("Missing option '--out': name a new folder for the model")
     _run_recipe(directory, recipe, out, **options)
+
+
+def _rehearse(path: Path, profile: str | None, as_json: bool) -> None:
+    """Try out what a profile names, and fail where something cannot be used."""
+    from kzoo.studies.params import read_study
+    from kzoo.studies.rehearsal import rehearse
+
+    study = read_study(path, profile)
+    found = rehearse(study, Progress())
+    problems = [one for one in found if one.problem is not None]
+    if as_json:
+        print_json({"profile": study.profile_name, "tried": [one.to_dict() for one in found]})
+    else:
+        print_table([(one.what, one.where, one.problem or one.told) for one in found], ("what", "where", "tried"))
+    if problems:
+        raise InputError(
+            f"{len(problems)} of {len(found)} things that the profile {study.profile_name} names cannot be used; the first: "
+            f"{problems[0].where}: {problems[0].problem}"
+        )
 
 
 def _run_study(

@@ -45,8 +45,8 @@ TASKS: Mapping[str, str] = MappingProxyType(
         "imagefolder:PATH": "images of your own, in a folder for each class",
     }
 )
-#: Sizes of images, in pixels.
-SMALLEST, LARGEST = 8, 224
+#: Sizes of images, in pixels; those that are read from files may be larger.
+SMALLEST, LARGEST, LARGEST_FROM_FILES = 8, 224, 1024
 
 _GLYPHS, _CLASSES, _FOLDER = "glyphs", "glyphs:", "imagefolder:"
 _GLYPH_COUNTS, _GLYPH_SIZE, _FILE_SIZE = (20_000, 5_000), 32, 224
@@ -89,15 +89,7 @@ def load_task(
         InputError: the name is unknown, a number is out of range, or files are missing or unreadable.
         WorldError: the disk or the network fails.
     """
-    for what, value, low, high in (
-        ("train", train, 1, None),
-        ("test", test, 1, None),
-        ("size", size, SMALLEST, LARGEST),
-        ("seed", seed, 0, 2**64 - 1),
-    ):
-        _check_number(what, value, low, high)
-    if channels not in (None, 1, 3) or isinstance(channels, bool):
-        raise InputError(f"channels={channels!r} is not possible: expected 1 (grey) or 3 (RGB)")
+    require_task(name, train=train, test=test, size=size, channels=channels, seed=seed)
     wish = _Wish(name, (train, test), size, channels, seed, None if root is None else Path(root), download)
     if name == "digits":
         return _digits(wish)
@@ -105,10 +97,38 @@ def load_task(
         return _glyphs(wish, _characters(name))
     if name in ARRAYS or name in FILES:
         return _published(wish)
-    if name.startswith(_FOLDER) and name != _FOLDER:
-        classes, listings = folder_listings(Path(name.removeprefix(_FOLDER)), seed)
-        return file_task(name, classes, listings, wish.counts, size or _FILE_SIZE, channels or 3, seed)
-    raise InputError(_unknown(name))
+    classes, listings = folder_listings(Path(name.removeprefix(_FOLDER)), seed)
+    return file_task(name, classes, listings, wish.counts, size or _FILE_SIZE, channels or 3, seed)
+
+
+def require_task(
+    name: str,
+    *,
+    train: int | None = None,
+    test: int | None = None,
+    size: int | None = None,
+    channels: int | None = None,
+    seed: int = 0,
+) -> None:
+    """Refuse what `load_task` refuses whatever lies on the disk.
+
+    Raises:
+        InputError: the name is unknown, or a number is out of range.
+    """
+    from_files = name in FILES or (name.startswith(_FOLDER) and name != _FOLDER)
+    for what, value, low, high in (
+        ("train", train, 1, None),
+        ("test", test, 1, None),
+        ("size", size, SMALLEST, LARGEST_FROM_FILES if from_files else LARGEST),
+        ("seed", seed, 0, 2**64 - 1),
+    ):
+        _check_number(what, value, low, high)
+    if channels not in (None, 1, 3) or isinstance(channels, bool):
+        raise InputError(f"channels={channels!r} is not possible: expected 1 (grey) or 3 (RGB)")
+    if name == _GLYPHS or name.startswith((f"{_GLYPHS}/", _CLASSES)):
+        _characters(name)
+    elif not from_files and name not in ("digits", *ARRAYS):
+        raise InputError(_unknown(name))
 
 
 def _check_number(what: str, value: int | None, low: int, high: int | None) -> None:

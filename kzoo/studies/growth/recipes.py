@@ -20,7 +20,7 @@ _STUDENTS = 1_000_000
 #: Methods that look at images, of which they need no labels.
 _CALIBRATED = ("dils", "net2deeper")
 #: Parameters of DILS's outer loop, which trains; without them it inserts the same layers.
-_LOOP = ("stepwise", "policy", "most_lost", "least_gain", "target_accuracy", "most")
+LOOP = ("stepwise", "policy", "most_lost", "least_gain", "target_accuracy", "most")
 
 
 def teacher_row(run: Run, teacher: str, seed: int) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def teacher_recipe(run: Run, teacher: str, seed: int, data: str) -> Recipe:
 def start_recipe(run: Run, way: Way, seed: int) -> Recipe:
     """The recipe of a network that is grown, tested, and not trained; of DILS's loop, of the same layers at once."""
     recipe = _grown(run, way, seed)
-    parameters = {key: value for key, value in recipe.parameters.items() if key not in _LOOP}
+    parameters = {key: value for key, value in recipe.parameters.items() if key not in LOOP}
     return recipe.model_copy(update={"parameters": parameters, "threads": 1})
 
 
