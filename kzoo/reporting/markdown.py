@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable, Sequence
 from urllib.parse import quote
 
+from kzoo.claims import VERDICTS
 from kzoo.reporting.reading import ClaimResult, PaperResult, Report
-from kzoo.reporting.words import SETTINGS, counts_text, environment, profile_text, summary, value_text
+from kzoo.reporting.words import SETTINGS, counts_text, environment, overview, profile_text, summary, value_text
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|&~#])")
 
@@ -31,6 +32,8 @@ def markdown(report: Report, base: str | None = None) -> str:
         if result.claim.headline
     ]
     parts = ["# What holds of the papers", f"{summary(report)}."]
+    if len(report.papers) > 1:
+        parts.append(_table(("paper", "results", *VERDICTS), overview(report)))
     if headlines:
         parts += ["## Headlines", _table(("verdict", "paper", "claim", "value [95 %]", "wanted", "why"), headlines)]
     for paper in report.papers:

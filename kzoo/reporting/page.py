@@ -12,7 +12,7 @@ from kzoo.plots.style import DARK, LIGHT
 from kzoo.reporting.charts import LOOKS, chart, row_plot, swatch
 from kzoo.reporting.reading import ClaimResult, PaperResult, Report
 from kzoo.reporting.results import Figure
-from kzoo.reporting.words import SETTINGS, counts_text, environment, profile_text, summary, value_text
+from kzoo.reporting.words import SETTINGS, counts_text, environment, overview, profile_text, summary, value_text
 
 _TEMPLATE = "page.html.j2"
 #: A sign for each verdict, since colours alone do not speak to everybody.
@@ -53,6 +53,8 @@ def _content(report: Report, base: str | None) -> dict[str, Any]:
         ],
         # What holds comes first, then what does not.
         "headlines": sorted(headlines, key=lambda claim: claim["kind"]),
+        "verdicts": VERDICTS,
+        "overview": list(zip([paper.folder for paper in report.papers], overview(report), strict=True)),
         "papers": papers,
         "schemes": [_scheme(index) for index in range(2)],
         "looks": LOOKS,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from kzoo.claims import VERDICTS
 from kzoo.reporting.reading import PaperResult, Report
-from kzoo.reporting.words import SETTINGS, profile_text, summary, value_text
+from kzoo.reporting.words import SETTINGS, overview, profile_text, summary, value_text
 
 _WIDTH = 110
 _HEADERS = ("verdict", "claim", "value [95 %]", "wanted", "file")
@@ -14,12 +15,13 @@ _HEADERS = ("verdict", "claim", "value [95 %]", "wanted", "file")
 
 def text(report: Report) -> str:
     """The report: how many claims hold, then a table per paper, then what each claim says and why it is judged so."""
-    return "\n\n".join([f"{summary(report)}; * is a headline.", *(_paper(paper) for paper in report.papers)]) + "\n"
+    parts = [f"{summary(report)}; * is a headline."]
+    if len(report.papers) > 1:
+        parts.append(_table(overview(report), ("paper", "results", *VERDICTS)))
+    return "\n\n".join([*parts, *(_paper(paper) for paper in report.papers)]) + "\n"
 
 
 def _paper(paper: PaperResult) -> str:
-    from tabulate import tabulate
-
     head = f"{paper.about.paper}: {paper.about.title} ({profile_text(paper)})"
     head += f"\n{paper.about.link}" if paper.about.link else ""
     rows = [
@@ -32,8 +34,13 @@ def _paper(paper: PaperResult) -> str:
         )
         for result in paper.claims
     ]
-    table = tabulate(rows, _HEADERS, tablefmt="simple", colalign=("left",) * len(_HEADERS), disable_numparse=True)
-    return "\n".join((head, "", table, "", *_notes(paper)))
+    return "\n".join((head, "", _table(rows, _HEADERS), "", *_notes(paper)))
+
+
+def _table(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
+    from tabulate import tabulate
+
+    return tabulate(rows, headers, tablefmt="simple", colalign=("left",) * len(headers), disable_numparse=True)
 
 
 def _notes(paper: PaperResult) -> Iterator[str]:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 
+from kzoo.claims import VERDICTS
 from kzoo.plots.text import clean, counted
 from kzoo.reporting.reading import ClaimResult, PaperResult, Report
 
@@ -53,6 +54,16 @@ def summary(report: Report) -> str:
     """``8 claims of 3 pipelines: 3 reproduced, 2 not reproduced, ...``."""
     said = ", ".join(f"{number:,} {verdict}" for verdict, number in report.counts.items())
     return f"{counted(len(report.claims), 'claim')} of {counted(len(report.papers), 'pipeline')}: {said}"
+
+
+def overview(report: Report) -> list[tuple[str, ...]]:
+    """A row for each paper: its name, what its results are of, and how many claims got each of `VERDICTS`."""
+    rows = []
+    for paper in report.papers:
+        found = [claim.verdict for claim in paper.claims]
+        counts = (str(found.count(verdict)) if verdict in found else "" for verdict in VERDICTS)
+        rows.append((paper.about.paper, profile_text(paper), *counts))
+    return rows
 
 
 def environment(paper: PaperResult) -> list[tuple[str, str]]:

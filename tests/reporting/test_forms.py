@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from kzoo.claims import VERDICTS
 from kzoo.reporting.charts import chart, row_plot
 from kzoo.reporting.markdown import markdown
 from kzoo.reporting.page import html
@@ -19,6 +21,7 @@ from kzoo.reporting.reading import Report, read_report
 from kzoo.reporting.results import Figure
 from kzoo.reporting.scales import scale
 from kzoo.reporting.text import text
+from kzoo.reporting.words import overview
 from tests.reporting.planted import EXPECTED, HOSTILE, METRICS, figure, plant
 
 #: Elements without an end.
@@ -33,6 +36,7 @@ from kzoo.reporting.markdown import markdown
 from kzoo.reporting.page import html
 from kzoo.reporting.reading import read_report
 from kzoo.reporting.text import text
+from kzoo.reporting.words import overview
 from tests.reporting.planted import METRICS
 report = read_report(Path(sys.argv[1]), None, METRICS)
 sys.stdout.write("".join(form(report) for form in (text, markdown, json_text, html)))
@@ -107,6 +111,7 @@ def test_the_page_needs_nothing_else(report: Report) -> None:
     links = {attributes["href"] for tag, attributes in page.elements if tag == "a"}
     assert links == {
         *(f"https://arxiv.org/abs/{paper}" for paper in EXPECTED),
+        *(f"#{paper.folder}" for paper in report.papers),
         *(f"#{paper}/{claim}" for paper, claim in (("alpha", "fast"), ("alpha", "harmless"), ("gamma", "later"))),
         "../pipelines/alpha/out/train.json",
         "../pipelines/beta/out/train.json",
@@ -126,7 +131,24 @@ def test_the_first_screen_tells_what_holds(report: Report) -> None:
     first = html(report).partition("<section")[0]
     tiles = re.findall(r"<li class=\"v\d\"><b>(\d)</b><span>. ([a-z ]+)</span></li>", first)
     assert tiles == [("2", "reproduced"), ("1", "not reproduced"), ("2", "inconclusive"), ("3", "not run")]
-    assert re.findall(r'<a href="#([^"]+)">', first) == ["alpha/fast", "alpha/harmless", "gamma/later"]
+    assert re.findall(r'<a href="#([^"]+)">', first) == [
+        *(paper.folder for paper in report.papers),
+        *("alpha/fast", "alpha/harmless", "gamma/later"),
+    ]
+
+
+def test_a_row_for_each_paper_counts_its_verdicts(report: Report) -> None:
+    rows = overview(report)
+    assert [row[0] for row in rows] == [paper.about.paper for paper in report.papers]
+    totals = [sum(int(row[place] or 0) for row in rows) for place in range(2, 6)]
+    assert totals == list(report.counts.values())
+    alpha = rows[0]
+    found = [claim.verdict for claim in report.papers[0].claims]
+    assert list(alpha[2:]) == [str(found.count(verdict) or "") for verdict in VERDICTS]
+    assert f"| {' | '.join(alpha)} |" in markdown(report)
+    assert re.search(r"\s+".join(filter(None, map(re.escape, alpha))), text(report))
+    alone = dataclasses.replace(report, papers=report.papers[:1])
+    assert "| paper | results |" not in markdown(alone)
 
 
 def test_statements_stay_text(report: Report) -> None:
