@@ -53,7 +53,7 @@ def maximum_mean_discrepancy(one: Tensor, other: Tensor, kernels: Kernels) -> Te
     count = len(one)
     points = torch.cat([normalize(one.flatten(1)), normalize(other.flatten(1))])
     squares = squared_distances(points)
-    similarity = torch.stack([torch.exp(-squares / width) for width in kernels.widths(squares)]).sum(0)
+    similarity = torch.stack([torch.exp(squares / -width) for width in kernels.widths(squares)]).sum(0)
     within = similarity[:count, :count].sum() + similarity[count:, count:].sum()
     return ((within - 2 * similarity[:count, count:].sum()) / count**2).clamp(min=0)
 
