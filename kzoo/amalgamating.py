@@ -99,11 +99,12 @@ class Lesson:
         if found.history.diverged is not None:
             return found.history, {}
         tested = evaluate(self.student, self.task.test, precision=recipe.training.precision)
+        told = answers(self.student, found.panel, self.task.test, precision=recipe.training.precision)
         metrics = {
             "test": tested,
             "data": self.task.fingerprint,
             "training": found.history.to_dict(timings=False),
-            "amalgamation": comparison(found.panel, answers(self.student, found.panel, self.task.test)),
+            "amalgamation": comparison(found.panel, told),
         }
         return found.history, metrics
 
@@ -222,11 +223,12 @@ def _teacher(
 
     spec = trained_network(trained, where.zoo, source.network, None, where.trust_code)
     module = load_trained(trained, spec, where.zoo, where.trust_code)
-    return str(spec), teacher(name, module, classes, example, *_levels(source, trained, spec))
+    levels = levels_of(source.path, trained, spec)
+    return str(spec), teacher(name, module, classes, example, *levels, channels=spec.options.in_chans)
 
 
-def _levels(
-    source: SourceSection, trained: TrainedNetwork, spec: NetworkSpec
+def levels_of(
+    path: str, trained: TrainedNetwork, spec: NetworkSpec
 ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
     """Mean and deviation of the levels that a teacher was trained with; None for kzoo's own.
 
@@ -237,12 +239,17 @@ def _levels(
         return None, None
     told = read_config(folder).get("pretrained_cfg") if folder is not None else None
     if not isinstance(told, dict):
-        if spec.library != "timm" or not is_no_path(source.path):
+        if spec.library != "timm" or not is_no_path(path):
             return None, None
         import timm
 
         config = timm.get_pretrained_cfg(spec.name)
         told = {} if config is None else {"mean": config.mean, "std": config.std}
+    return noted_levels(told)
+
+
+def noted_levels(told: Mapping[str, Any]) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Mean and deviation as timm notes them of a network's weights; None where it does not."""
     return _numbers(told.get("mean")), _numbers(told.get("std"))
 
 

@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kzoo.amalgamating import AmalgamationReport, TeacherReport, completed
+from kzoo.amalgamating import AmalgamationReport, TeacherReport, completed, levels_of, noted_levels
 from kzoo.building import build_network, network_spec
 from kzoo.carrying import remember
 from kzoo.edits import copied
 from kzoo.errors import CheckFailed, InputError
 from kzoo.facade import Registry, open_zoo
 from kzoo.methods.amalgamation.parameters import AMALGAMATION, KdParameters
-from kzoo.methods.amalgamation.teachers import Teacher, teacher
+from kzoo.methods.amalgamation.teachers import Teacher, configuration, teacher
 from kzoo.methods.amalgamation.teaching import teach
 from kzoo.methods.fusion.classifiers import union_of_classes
 from kzoo.methods.transfers import checked_parameters
@@ -53,7 +53,7 @@ def amalgamate(
         raise InputError(f"method {method} learns from images without labels: give images, a tensor N x C x H x W")
     if classes is None or len(classes) != len(networks):
         raise InputError(
-            f"there are {len(networks)} teachers, and classes of {0 if classes is None else len(classes)}: give those of each"
+            f"there are {len(networks)} teachers, and classes {'of none' if classes is None else f'of {len(classes)}'}: give those of each"
         )
     if len(networks) < 2:
         raise InputError("there is 1 teacher: amalgamation takes two or more" if networks else "there is no teacher")
@@ -82,7 +82,8 @@ def _teacher(
 ) -> tuple[str, Teacher]:
     """The name of a teacher's network, and the teacher, which is a copy."""
     if isinstance(network, nn.Module):
-        return type(network).__name__, teacher(f"network {number}", copied(network), classes, example)
+        levels = noted_levels(configuration(network))
+        return type(network).__name__, teacher(f"network {number}", copied(network), classes, example, *levels)
     if not isinstance(network, (str, Path)):
         raise InputError(
             f"a teacher is a torch module, a file or folder, or a model's name, not {type(network).__name__}: give one"
@@ -90,7 +91,8 @@ def _teacher(
     trained = open_trained(network, lambda: open_zoo(registry))
     spec = trained_network(trained, lambda: open_zoo(registry))
     module = load_trained(trained, spec, lambda: open_zoo(registry))
-    return str(spec), teacher(str(network), module, classes, example)
+    levels = levels_of(str(network), trained, spec)
+    return str(spec), teacher(str(network), module, classes, example, *levels, channels=spec.options.in_chans)
 
 
 def _student(

@@ -179,6 +179,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     )
 
 
+#: What timm notes of images.
+_PREPARATION = ("input_size", "mean", "std", "interpolation", "crop_pct")
+
+
 def _rebuilt(folder: Path, config: Mapping[str, Any], trust_code: bool, registry: Registry) -> nn.Module:
     spec = config_network(folder, config)
     if spec.library != "timm" or spec.edits:
@@ -192,6 +196,11 @@ def _rebuilt(folder: Path, config: Mapping[str, Any], trust_code: bool, registry
     except Exception as error:  # constructors raise what they like
         reason = " ".join(str(error).split())
         raise InputError(f"{folder / CONFIG} names {spec}, which cannot be built: {reason:.200}") from None
+    told = config.get("pretrained_cfg")
+    known: Any = getattr(module, "pretrained_cfg", None)
+    if isinstance(told, dict) and isinstance(known, dict):
+        # How its images were prepared, which timm's transforms and kzoo.fuse look for there.
+        vars(module)["pretrained_cfg"] = known | {key: told[key] for key in _PREPARATION if key in told}
     return module
 
 
@@ -219,8 +228,13 @@ def config_network(folder: Path, config: Mapping[str, Any]) -> NetworkSpec:
         if not timm.is_model(name):
             raise InputError(f"{folder / CONFIG} names {name!r:.80}, which is no network of timm")
     classes = args.get("num_classes", config.get("num_classes") if library == "timm" else None)
-    options = Options(classes, args.get("in_chans"), args.get("image_size", args.get("img_size")))
+    options = Options(classes, args.get("in_chans"), _side(args.get("image_size", args.get("img_size"))))
     return NetworkSpec(library, name, options, tuple(edits))
+
+
+def _side(size: Any) -> Any:
+    """The side of square images, which timm notes as height and width."""
+    return size[0] if isinstance(size, list) and len(size) == 2 and size[0] == size[1] else size
 
 
 def _remember(module: nn.Module, told: object) -> None:

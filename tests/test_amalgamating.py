@@ -12,7 +12,11 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import kzoo
+from kzoo.amalgamation_facade import _teacher
 from kzoo.errors import InputError
+from kzoo.facade import open_zoo
+from kzoo.methods.amalgamation.parameters import CflParameters
+from kzoo.methods.amalgamation.teachers import View
 from kzoo.recipe import read_recipe
 from kzoo.running import run_recipe
 from kzoo.surroundings import Surroundings
@@ -269,7 +273,7 @@ def test_from_python_with_modules_and_images_alone(pair) -> None:
     [
         ({"student": None}, "give student"),
         ({"images": None}, "give images"),
-        ({"classes": None}, "classes of 0"),
+        ({"classes": None}, "classes of none"),
         ({"method": "average"}, "does not fuse"),
         ({"method": "weight_sum"}, "weight_sum trains nothing"),
         ({"training": {"epochs": 0}}, "training setting epochs"),
@@ -282,3 +286,57 @@ def test_from_python_what_is_missing_is_said(pair, changes, message) -> None:
     } | changes  # fmt: skip
     with pytest.raises(InputError, match=message):
         kzoo.fuse([pair / "low", pair / "high"], **given)
+
+
+def test_a_folder_and_a_module_are_asked_with_the_levels_that_are_noted_of_them(tmp_path: Path) -> None:
+    """A network of timm notes mean and deviation; one that kzoo trained was trained with kzoo's, and its folder says so."""
+    recipe = {
+        "kzoo_recipe": 1,
+        "target": {"model": "timm:vit_tiny_patch16_224", "classes": 5, "in_chans": 3, "img_size": 32},
+        "method": "random",
+        "data": {"task": "digits", "train": 20, "test": 10, "size": 32, "channels": 3, "classes": list("01234")},
+        "training": {"epochs": 1, "threads": 1},
+    }
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+    run_recipe(read_recipe(tmp_path / "r.yaml"), Surroundings(tmp_path, open_zoo), tmp_path / "vit")
+    example = digits().train.images[:2]
+    loaded = kzoo.load(tmp_path / "vit")
+    assert loaded.pretrained_cfg["mean"] == pytest.approx((0.485, 0.456, 0.406), abs=1e-6)
+    by_path = _teacher(tmp_path / "vit", 1, list("01234"), example, None)[1]
+    by_module = _teacher(loaded, 1, list("01234"), example, None)[1]
+    assert by_path.view == View(3, (32, 32))
+    assert by_module.view.mean == pytest.approx((0.485, 0.456, 0.406), abs=1e-6)
+    assert torch.allclose(by_path.answer(example)[1], by_module.answer(example)[1], atol=1e-4)
+    config = json.loads((tmp_path / "vit" / "config.json").read_text())
+    config["pretrained_cfg"] |= {"mean": [0.5] * 3, "std": [0.5] * 3}
+    (tmp_path / "vit" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "vit" / "recipe.yaml").unlink()
+    other = _teacher(tmp_path / "vit", 1, list("01234"), example, None)[1]
+    assert other.view == View(3, (32, 32), (0.5,) * 3, (0.5,) * 3)
+    assert not torch.allclose(by_path.answer(example)[1], other.answer(example)[1], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--check",), "--check compares networks that are to be fused entry by entry"),
+        (("--evaluate", "digits"), "--evaluate is for fusing without training"),
+        (("--joint-epochs", 3), "--joint-epochs is for fusing without training"),
+        (("-t", "label_smoothing=0.1"), "label_smoothing has no meaning"),
+        (("--classes", "0,1,2,3,4"), "takes one for each teacher"),
+        (("-p", "sigmas=-1"), "parameter sigmas of method cfl"),
+    ],
+)
+def test_options_that_would_say_nothing_are_refused(pair, tmp_path, command, options, message) -> None:
+    given = ("--method", "cfl", "--student", "small:resnet-1x8", "--data", "digits", "--image-size", 16, "--epochs", 1)
+    code, _, said = command("fuse", pair / "low", pair / "high", *given, *options, "--out", tmp_path / "out")
+    assert (code, message in said, (tmp_path / "out").exists()) == (2, True, False), said
+
+
+@pytest.mark.parametrize("text", ["0.2,1", "[0.2, 1]", "0.2, 1.0"])
+def test_widths_are_given_as_people_write_them(text: str) -> None:
+    from kzoo.cli.carrying import parameter
+
+    name, value = parameter(f"sigmas={text}")
+    assert CflParameters.model_validate({name: value}).sigmas == (0.2, 1.0)
+    assert CflParameters.model_validate({name: 1}).sigmas == (1.0,)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from kzoo.cli.carrying import parameter, show, surroundings, tell_loading
-from kzoo.cli.common import count
+from kzoo.cli.common import count, hint
 from kzoo.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 AMALGAMATING = ("cfl", "kd")
 #: Options of fusion that say nothing here.
-_FOREIGN = ("variant", "align", "norms", "heads", "recalibrate")
+_FOREIGN = ("variant", "align", "norms", "heads", "recalibrate", "evaluate", "joint_epochs")
 _OWN = ("student", "epochs", "lr", "batch_size", "seed", "training")
-_EPOCHS = 10
+_EPOCHS, _SHOWN = 10, 10
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -76,7 +76,7 @@ def amalgamate(
     method = options["method"]
     odd = next((name for name in _FOREIGN if options[name] is not None), None)
     if odd is not None:
-        raise InputError(f"--{odd} is for fusing without training: method {method} has no use for it")
+        raise InputError(f"--{odd.replace('_', '-')} is for fusing without training: method {method} has no use for it")
     parameters = dict(parameter(text) for text in options["more"])
     method_parameters(method, parameters)
     if options["student"] is None:
@@ -85,6 +85,8 @@ def amalgamate(
         raise InputError(
             f"{len(options['data'])} --data are given: method {method} takes one task, whose images show what all teachers know"
         )
+    if len(options["classes"]) == 1:
+        raise InputError(f"1 --classes is given: method {method} takes one for each teacher, in order")
     settings = _settings(options)
     where = surroundings(directory, options["trust_code"])
     sources = [_with_own_classes(one, where) for one in opened(where)]
@@ -191,6 +193,9 @@ def _with_classes(data: Any, sources: Sequence[SourceSection]) -> Any:
     few = load_data(data.model_copy(update={"train": 1, "test": 1}), Path())
     union = union_of_classes(known)
     more = [name for name in few.classes if name not in union]
+    if more and set(union) <= set(few.classes):
+        shown = ", ".join(more[:_SHOWN]) + (" and more" if len(more) > _SHOWN else "")
+        hint(f"Images of classes that no teacher knows are left out: {shown}")
     if not more or not set(union) <= set(few.classes):
         return data
     return data.model_copy(update={"classes": tuple(name for name in few.classes if name in union)})

@@ -42,6 +42,11 @@ def prepare(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.addcmul(offset, images.to(dtype), scale)
 
 
+def ready(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Images of uint8 prepared; floats are taken to be so already."""
+    return images.to(dtype) if images.is_floating_point() else prepare(images, dtype)
+
+
 @cache
 def _line(channels: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """What levels are multiplied by and what is added then, one for each channel."""

@@ -12,10 +12,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
 from kzoo.errors import InputError
-from kzoo.training.batches import Feed, prepare
+from kzoo.training.batches import Feed, prepare, ready
 from kzoo.training.tasks import Images, Split
 
-_TYPES = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+#: What a precision computes with, beside float32.
+MIXED = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _TOP = 5
 
 
@@ -51,9 +52,9 @@ def totals(module: nn.Module, feed: Feed, chosen: Tensor, batch_size: int, preci
     if not len(chosen):
         return sums
     mixed = precision != "float32"
-    with evaluation_mode(module), torch.autocast(device.type, _TYPES[precision], enabled=mixed):
+    with evaluation_mode(module), torch.autocast(device.type, MIXED[precision], enabled=mixed):
         for images, labels in feed.batches(torch.split(chosen, batch_size)):
-            outputs = module(prepare(images, dtype))
+            outputs = module(ready(images, dtype))
             outputs = outputs.float() if mixed else outputs
             sums[0] += nn.functional.cross_entropy(outputs, labels, reduction="sum")
             hits = outputs.topk(min(_TOP, outputs.shape[1])).indices == labels[:, None]

@@ -12,7 +12,7 @@ from scipy import stats
 from kzoo.claims import read_claims
 from kzoo.errors import InputError
 from kzoo.recipe import read_recipe
-from kzoo.studies.amalgamation.design import Way, all_ways
+from kzoo.studies.amalgamation.design import Way, all_ways, swept_ways
 from kzoo.studies.amalgamation.figures import figures, tables
 from kzoo.studies.amalgamation.rates import picked_rates
 from kzoo.studies.amalgamation.recipes import student_unit, teacher_recipe
@@ -227,6 +227,20 @@ def test_the_rate_of_the_highest_accuracy_on_images_held_back_is_picked(study):
     assert [picked["two", arm] for arm in ("kd", "full", "labels")] == [0.01, 0.001, 0.001]
 
 
+def test_an_arm_that_is_not_swept_has_the_rate_of_the_arm_that_it_names(study):
+    profile = read_study(study.folder).profile
+    arms = profile.arms | {"full": profile.arms["full"].model_copy(update={"rate_of": "kd"})}
+    profile = profile.model_copy(update={"arms": arms})
+    assert {way.arm for way in swept_ways(profile)} == {"kd", "labels"}
+    runs = [
+        {**way._asdict(), "seed": 11, "lr": rate, "accuracy": 0.5 + (rate if way.setting == "two" else -rate)}
+        for way in swept_ways(profile)
+        for rate in profile.sweep.rates
+    ]
+    picked = {(row["setting"], row["arm"]): row["lr"] for row in picked_rates(profile, runs)}
+    assert (picked["two", "full"], picked["three", "full"]) == (0.01, 0.001) and len(picked) == 6
+
+
 # The pipeline in the profile tiny
 
 
@@ -246,7 +260,7 @@ def done(tmp_path_factory):
 def test_a_run_of_all_stages_gives_every_run_and_every_metric(done):
     run = study_run(done)
     train, metrics = run.table("train.json"), run.table("metrics.json")
-    assert len(train["runs"]) == 2 * 4 and len(run.table("sweep.json")["runs"]) == 2 * 4
+    assert len(train["runs"]) == 2 * 4 and len(run.table("sweep.json")["runs"]) == 2 * 3
     assert len(run.table("teachers.json")["teachers"]) == 3 * 2
     claims = read_claims(PIPELINE / "claims.yaml", metric_kinds("amalgamation")).claims
     assert set(metrics["claims"]) == {claim.id for claim in claims if "tiny" in claim.profiles}
@@ -338,6 +352,8 @@ def test_the_claims_fit_every_profile_that_they_are_for():
         ("kd: {method: kd}", "kd: {method: kdd}", "has the method 'kdd'"),
         ("      full: {method: cfl}", "      oracle: {method: cfl}", "an arm is called oracle"),
         ("      kd: {method: kd}\n", "      kd: {method: random}\n", "the first arm learns from labels"),
+        ("rate_of: kd}", "rate_of: dk}", "kd_reconstruction has the rate of 'dk', which is no arm that is swept itself"),
+        ("rate_of: kd}", "rate_of: kd_reconstruction}", "has the rate of 'kd_reconstruction', which is no arm that is"),
         ("keep: [kd, full]", "keep: [kd, ful]", "keep names 'ful'"),
         ("publish: {setting: two, arm: full}", "publish: {setting: to, arm: full}", "publish names 'to'"),
     ],

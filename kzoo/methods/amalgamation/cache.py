@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +33,13 @@ def fits(folder: Path, needed: int, most: int) -> bool:
         return False
 
 
+def _new_file(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.float32]]:
+    """A file whose place on the disk is taken: where that is missing later, the process would be ended."""
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)) * _BYTES)
+    return np.memmap(path, np.float32, "r+", shape=shape)
+
+
 class Cache:
     """Rows of float32 in files of a new folder, one file for each shape; the folder is gone after `close`.
 
@@ -46,10 +55,7 @@ class Cache:
         try:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            self._files = [
-                np.memmap(folder / f"{number}.bin", np.float32, "w+", shape=(count, *shape))
-                for number, shape in enumerate(shapes)
-            ]
+            self._files = [_new_file(folder / f"{number}.bin", (count, *shape)) for number, shape in enumerate(shapes)]
         except OSError as error:
             raise WorldError(f"{folder} cannot be written ({error.strerror}): check the disk, or set cache=0") from None
 

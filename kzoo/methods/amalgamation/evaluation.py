@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from kzoo.methods.amalgamation.panel import Panel
-from kzoo.training.batches import ImageFeed, prepare
-from kzoo.training.evaluation import evaluation_mode, place
+from kzoo.training.batches import ImageFeed, ready
+from kzoo.training.evaluation import MIXED, evaluation_mode, place
 from kzoo.training.tasks import Split
 
 
@@ -24,8 +24,10 @@ class Answers:
     labels: Tensor
 
 
-def answers(student: nn.Module, panel: Panel, split: Split, batch_size: int = 256) -> Answers:
-    """What the student and the teachers say of test images; on the CPU."""
+def answers(
+    student: nn.Module, panel: Panel, split: Split, batch_size: int = 256, precision: str = "float32"
+) -> Answers:
+    """What the student, in a precision, and the teachers say of test images; on the CPU."""
     device, dtype = place(student)
     found: list[list[Tensor]] = []
     feed = ImageFeed(split.images, device)
@@ -33,11 +35,12 @@ def answers(student: nn.Module, panel: Panel, split: Split, batch_size: int = 25
         one.module.to(device)
     with torch.no_grad(), evaluation_mode(student):
         for images, _ in feed.batches(torch.split(torch.arange(len(split)), batch_size)):
-            ready = prepare(images, dtype) if images.dtype == torch.uint8 else images.to(dtype)
-            told = [student(ready).float(), *(one.answer(images)[1] for one in panel.teachers)]
+            with torch.autocast(device.type, MIXED[precision], enabled=precision != "float32"):
+                own = student(ready(images, dtype)).float()
+            told = [own, *(one.answer(images)[1] for one in panel.teachers)]
             found.append([each.cpu() for each in told])
-    own, *others = (torch.cat(column) for column in zip(*found, strict=True))
-    return Answers(own, others, split.labels)
+    scores, *others = (torch.cat(column) for column in zip(*found, strict=True))
+    return Answers(scores, others, split.labels)
 
 
 def comparison(panel: Panel, told: Answers) -> dict[str, Any]:

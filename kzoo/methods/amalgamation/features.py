@@ -116,17 +116,29 @@ def _searched(module: nn.Module, example: Tensor) -> Tap:
     """The tap of any network, by what its modules get and give."""
     best: Tap | None = None
     learned, pooled = False, 1
-    for name, part, taken, output in _calls(module, example):
+    calls = _calls(module, example)
+    # Scores of classes are no features, even where they still have positions, as those of SqueezeNet.
+    scored = max((at for at, (_, part, _, _) in enumerate(calls) if _has_weights(part)), default=len(calls))
+    for name, part, taken, output in calls[:scored]:
         if isinstance(part, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)) and learned and taken.ndim == _MAP:
             best, pooled = Tap(0, (0, 0), name, "input"), taken[0, 0].numel()
-        learned = learned or next(part.parameters(recurse=False), None) is not None
+        learned = learned or _has_weights(part)
         if not learned or output.ndim not in (_MAP, _TOKENS) or len(output) != len(example):
             continue
         # What comes out of a pooling, such as in squeeze and excitation, has lost its positions.
         if output.ndim == _TOKENS or output[0, 0].numel() > 1 or pooled == 1:
-            last = output.ndim == _MAP and isinstance(part, nn.LayerNorm)
+            last = output.ndim == _MAP and _is_channels_last(part, output)
             best = Tap(0, (0, 0), name, "output", last, _prefix(part, output))
     return best or Tap(0, (0, 0), output_layer(module, example), "input")
+
+
+def _has_weights(part: nn.Module) -> bool:
+    return next(part.parameters(recurse=False), None) is not None
+
+
+def _is_channels_last(part: nn.Module, output: Tensor) -> bool:
+    """Whether a normalisation over the last axes has seen channels there; some change the axes for that and back again."""
+    return type(part) is nn.LayerNorm and tuple(output.shape[-len(part.normalized_shape) :]) == part.normalized_shape
 
 
 def _calls(module: nn.Module, example: Tensor) -> list[tuple[str, nn.Module, Tensor, Tensor]]:

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax, normalize
+from torch.nn.functional import log_softmax, normalize, threshold
 
 from kzoo.methods.amalgamation.parameters import Overlap
+
+#: Squared distances of rows of length 1 are not known better than to so many times the numbers' precision.
+_ROUNDING = 8
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,11 @@ class Kernels:
 
 
 def squared_distances(points: Tensor) -> Tensor:
-    """Squared distances between rows (n x d) of length 1: n x n, exactly 0 from each to itself."""
-    squares = (2 - 2 * points @ points.T).clamp(min=0)
-    # Rounding would be as large as the narrowest kernels.
+    """Squared distances between rows (n x d) of length 1, or 0: n x n, exactly 0 between rows that are the same."""
+    lengths = (points != 0).any(1).to(points.dtype)
+    squares = lengths[:, None] + lengths - 2 * points @ points.T
+    # What rounding leaves would be as large as the narrowest kernels.
+    squares = threshold(squares, _ROUNDING * torch.finfo(points.dtype).eps, 0.0)
     return squares * (1 - torch.eye(len(points), dtype=squares.dtype, device=squares.device))
 
 
@@ -53,7 +58,7 @@ def maximum_mean_discrepancy(one: Tensor, other: Tensor, kernels: Kernels) -> Te
     count = len(one)
     points = torch.cat([normalize(one.flatten(1)), normalize(other.flatten(1))])
     squares = squared_distances(points)
-    similarity = torch.stack([torch.exp(-squares / width) for width in kernels.widths(squares)]).sum(0)
+    similarity = torch.stack([torch.exp(squares / -width) for width in kernels.widths(squares)]).sum(0)
     within = similarity[:count, :count].sum() + similarity[count:, count:].sum()
     return ((within - 2 * similarity[:count, count:].sum()) / count**2).clamp(min=0)
 

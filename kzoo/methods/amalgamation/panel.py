@@ -50,13 +50,22 @@ class Panel:
         places = self.places.to(side_by_side.device)
         return soft_targets(side_by_side, places, len(self.classes), temperature, self.overlap)
 
-    def answers(self, images: Tensor, grid: tuple[int, int], temperature: float, features: bool) -> list[Tensor]:
+    def answers(
+        self, images: Tensor, grid: tuple[int, int], temperature: float, features: bool, rows: int | None = None
+    ) -> list[Tensor]:
         """The soft targets (N x classes) for images, then each teacher's features on a grid, where they are wanted.
+
+        Teachers are asked ``rows`` images at a time (unset: all), and never fewer: the last bits of an answer depend on how
+        many images are asked about together, and an image is to have one answer whichever batch it is in.
 
         Raises:
             InputError: a teacher's answer is not finite.
         """
-        told = [one.answer(images, grid if features else None) for one in self.teachers]
+        parts = [_filled(part, rows) for part in torch.split(images, rows or len(images))]
+        told = [
+            tuple(torch.cat(column)[: len(images)] for column in zip(*each, strict=True))
+            for each in ([one.answer(part, grid if features else None) for part in parts] for one in self.teachers)
+        ]
         found = [self.targets([logits for _, logits in told], temperature)]
         if features:
             sizes = self.feature_sizes or (1.0,) * len(told)
@@ -73,6 +82,12 @@ class Panel:
         if by == "probability" and self.overlap == "sum":
             return given.new_zeros(len(given), len(self.classes)).index_add(1, places, given)
         return merged_max(given, places, len(self.classes))
+
+
+def _filled(images: Tensor, rows: int | None) -> Tensor:
+    """So many images: the last one stands in for those that are missing."""
+    missing = 0 if rows is None else rows - len(images)
+    return torch.cat([images, images[-1:].expand(missing, -1, -1, -1)]) if missing else images
 
 
 def measured(

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
     from kzoo.methods.amalgamation.losses import Kernels
 
 Overlap = Literal["sum", "max"]
+
+
+def _listed(value: Any) -> Any:
+    """One number, or several with commas, as people write them on a command line."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",")]
+    return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+#: Below, a kernel has no width that numbers could tell.
+_Widths = Annotated[
+    tuple[Annotated[float, Field(gt=1e-6, le=1e6, strict=False)], ...], BeforeValidator(_listed), Field(strict=False)
+]
 Parts = Literal["full", "mmd", "reconstruction"]
 
 
@@ -53,12 +66,8 @@ class CflParameters(KdParameters):
     parts: Parts = Field("full", description="mmd and reconstruction: that part alone, beside the soft targets")
     mmd_weight: float = Field(0.1, ge=0, description="What the discrepancies' sum is taken times")
     reconstruction_weight: float = Field(1.0, ge=0, description="What the reconstructions' sum is taken times")
-    sigmas: tuple[float, ...] = Field(
-        (), strict=False, description="Bandwidths of the kernels; without any they go by the median distance"
-    )
-    multiples: tuple[float, ...] = Field(
-        (0.25, 0.5, 1.0, 2.0, 4.0), strict=False, min_length=1, description="Of the median distance"
-    )
+    sigmas: _Widths = Field((), description="Bandwidths of the kernels; without any they go by the median distance")
+    multiples: _Widths = Field((0.25, 0.5, 1.0, 2.0, 4.0), min_length=1, description="Of the median distance")
     aligned: int | None = Field(
         None, ge=1, le=4096, description="Channels behind adaption layers; unset: half of the student's, 256 at most"
     )

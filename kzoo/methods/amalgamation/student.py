@@ -20,7 +20,7 @@ from kzoo.methods.amalgamation.losses import maximum_mean_discrepancy, reconstru
 from kzoo.methods.amalgamation.panel import Panel
 from kzoo.methods.amalgamation.parameters import CflParameters, KdParameters
 from kzoo.methods.fusion.classifiers import output_layer
-from kzoo.training.batches import ImageFeed, prepare
+from kzoo.training.batches import ImageFeed, ready
 from kzoo.training.objectives import Unlabelled
 from kzoo.training.settings import TrainingSettings
 from kzoo.training.tasks import Split, images_digest
@@ -103,6 +103,7 @@ class Distillation:
     Of several processes each compares the features of its own share of a batch.
 
     ``folder`` is where teachers' answers are kept, in a folder for each process, where images are not augmented and they fit.
+    Teachers are asked about ``rows`` images at a time, so that answers are the same whether they are kept or not.
     """
 
     def __init__(
@@ -113,7 +114,9 @@ class Distillation:
         test: Split,
         grid: tuple[int, int],
         folder: Path | None = None,
+        rows: int = 64,
     ) -> None:
+        self._rows = rows
         self.panel, self.parameters, self.images, self._test, self.grid = panel, parameters, images, test, grid
         self._folder = folder
         self._features = isinstance(parameters, CflParameters)
@@ -166,7 +169,10 @@ class Distillation:
         if self._features:
             shapes += [(one.tap.channels, *self.grid) for one in self.panel.teachers]
         folder = self._folder / f"answers-{process}"
-        fitting = fits(folder, needed_bytes(self.count, shapes), int(self.parameters.cache * _GIB))
+        # Each process keeps its own.
+        processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+        needed = needed_bytes(self.count, shapes)
+        fitting = fits(folder, needed * processes, int(self.parameters.cache * _GIB))
         return Cache(folder, self.count, shapes) if fitting else None
 
     def answers(self, images: Tensor, numbers: Tensor) -> list[Tensor]:
@@ -174,7 +180,7 @@ class Distillation:
         kept = None if self._cache is None else self._cache.read(numbers)
         if kept is not None:
             return [each.to(images.device, non_blocking=True) for each in kept]
-        found = self.panel.answers(images, self.grid, self.parameters.temperature, self._features)
+        found = self.panel.answers(images, self.grid, self.parameters.temperature, self._features, self._rows)
         if self._cache is not None:
             self._cache.write(numbers, found)
         return found
@@ -182,8 +188,7 @@ class Distillation:
     def loss(self, model: nn.Module, images: Tensor, given: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The whole loss of a batch, and for how many images the student's class is the teachers' together."""
         targets, *features = self.answers(images, given)
-        ready = prepare(images, dtype) if images.dtype == torch.uint8 else images.to(dtype)
-        learned = Learned(**model(ready, features))
+        learned = Learned(**model(ready(images, dtype), features))
         parts = losses(learned, targets, features, self.parameters)
         hits = (learned.logits.argmax(1) == targets.argmax(1)).sum()
         return torch.stack(list(parts.values())).sum(), hits

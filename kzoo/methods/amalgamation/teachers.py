@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +15,11 @@ from kzoo.errors import InputError
 from kzoo.methods.amalgamation.blocks import fitted
 from kzoo.methods.amalgamation.features import Tap, tap_of
 from kzoo.methods.fusion.classifiers import check_outputs
-from kzoo.training.batches import MEAN, STD, prepare
+from kzoo.training.batches import MEAN, STD, ready
 
 #: Grey of red, green and blue, as the usual definition of luma has it.
 _LUMA = (0.299, 0.587, 0.114)
+_USUAL_SIZE = (224, 224)
 
 
 @dataclass(frozen=True)
@@ -33,16 +35,16 @@ class View:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Images (N x C x H x W) ready for the teacher; of uint8, or floats that are ready for kzoo's networks."""
-        ready = prepare(images) if images.dtype == torch.uint8 else images.float()
-        levels = self.mean is not None or self.channels != ready.shape[1]
+        found = ready(images)
+        levels = self.mean is not None or self.channels != found.shape[1]
         if levels:
-            ready = ready * _row(STD[ready.shape[1]], ready) + _row(MEAN[ready.shape[1]], ready)
-            ready = _with_channels(ready, self.channels)
+            found = found * _row(STD[found.shape[1]], found) + _row(MEAN[found.shape[1]], found)
+            found = _with_channels(found, self.channels)
             mean, std = self.mean or MEAN[self.channels], self.std or STD[self.channels]
-            ready = (ready - _row(mean, ready)) / _row(std, ready)
-        if self.size is not None and tuple(ready.shape[2:]) != self.size:
-            ready = interpolate(ready, self.size, mode="bilinear", align_corners=False, antialias=True)
-        return ready
+            found = (found - _row(mean, found)) / _row(std, found)
+        if self.size is not None and tuple(found.shape[2:]) != self.size:
+            found = interpolate(found, self.size, mode="bilinear", align_corners=False, antialias=True)
+        return found
 
 
 def _row(values: Sequence[float], like: Tensor) -> Tensor:
@@ -99,31 +101,61 @@ def teacher(
     example: Tensor,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    channels: int | None = None,
 ) -> Teacher:
     """A teacher of a trained network, frozen; ``example`` are images as the training sees them (n x C x H x W).
+
+    ``mean`` and ``std`` are of the levels that it was trained with, ``channels`` what it takes, where they are known.
 
     Raises:
         InputError: it does not take such images even when they are resized, has other outputs than its classes are, or gives
             what is not finite.
     """
     module = module.float().eval().requires_grad_(False)
-    channels = _channels(module) or example.shape[1]
-    known = tuple(mean) if mean is not None and len(mean) == channels else None
-    view = View(channels, _fixed_size(module), known, tuple(std) if known is not None and std is not None else None)
+    channels = channels or _channels(module) or example.shape[1]
     if channels not in MEAN:
         raise InputError(f"the teacher {name} takes images of {channels} channels: expected 1 or 3")
-    try:
-        with torch.no_grad():
-            module(view(example))
-    except Exception as error:  # networks raise what they like
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(
-            f"the teacher {name} does not take images of {'x'.join(map(str, example.shape[1:]))} ({said:.160}): give images of "
-            "the size and channels that it was trained on"
-        ) from None
+    known = tuple(mean) if mean is not None and len(mean) == channels else None
+    view = View(channels, None, known, tuple(std) if known is not None and std is not None else None)
+    view = _sized(name, module, view, example)
     found = Teacher(name, module, tuple(classes), view, tap_of(module, view(example)))
     check_outputs(f"the teacher {name}", [found.answer(example)[1].T], classes)
     return found
+
+
+def _sized(name: str, module: nn.Module, view: View, example: Tensor) -> View:
+    """The view with the size of images that a network takes: the one that it says, the images' own, or its usual one.
+
+    Raises:
+        InputError: it takes none of these.
+    """
+    said = _fixed_size(module)
+    problem = ""
+    for size in (said,) if said is not None else (None, _usual_size(module)):
+        sized = replace(view, size=size)
+        try:
+            with torch.no_grad():
+                module(sized(example))
+        except Exception as error:  # networks raise what they like
+            problem = problem or " ".join(str(error).split()) or type(error).__name__
+        else:
+            return sized
+    raise InputError(
+        f"the teacher {name} does not take images of {'x'.join(map(str, example.shape[1:]))} ({problem:.160}): give images of "
+        "the size and channels that it was trained on"
+    )
+
+
+def _usual_size(module: nn.Module) -> tuple[int, int]:
+    """The size that timm has noted of a network's weights, or what most networks are made for."""
+    size = configuration(module).get("input_size")
+    return (int(size[-2]), int(size[-1])) if isinstance(size, (tuple, list)) and len(size) == 3 else _USUAL_SIZE
+
+
+def configuration(module: nn.Module) -> Mapping[str, Any]:
+    """What timm has noted of a network's weights; nothing for other networks."""
+    found = getattr(module, "pretrained_cfg", None)
+    return found if isinstance(found, Mapping) else {}
 
 
 def _channels(module: nn.Module) -> int | None:

@@ -18,7 +18,8 @@ from kzoo.methods.amalgamation.parameters import KdParameters
 from kzoo.methods.amalgamation.student import Distillation, amalgam, groups
 from kzoo.methods.amalgamation.teachers import Teacher
 from kzoo.methods.fusion.classifiers import union_of_classes
-from kzoo.training.batches import prepare
+from kzoo.training.batches import ready
+from kzoo.training.evaluation import evaluation_mode, place
 from kzoo.training.history import History
 from kzoo.training.loop import Progress, optimise
 from kzoo.training.objectives import Unlabelled
@@ -27,6 +28,8 @@ from kzoo.training.tasks import Split, shuffled
 
 #: So many images say how large the teachers' features and logits are; as many stand in for test images.
 _MEASURED = 512
+#: About at most so many images teachers are asked together.
+_ROWS = 64
 #: A stream of random numbers that no task uses.
 _STREAM = 40_001
 _EXAMPLES = 2
@@ -71,8 +74,13 @@ def teach(
             not finite, or as `kzoo.training.loop.optimise`.
         WorldError: the disk fails.
     """
+    idle = next((name for name in ("label_smoothing", "random_lr") if getattr(settings, name)), None)
+    if idle is not None:
+        raise InputError(
+            f"the training setting {idle} has no meaning where a student learns from teachers: leave it out"
+        )
     names = _classes(teachers, classes)
-    example = _ready(images.images[torch.arange(min(_EXAMPLES, len(images)))])
+    example = ready(images.images[torch.arange(min(_EXAMPLES, len(images)))])
     tap = _tap(student, example, names)
     order = torch.from_numpy(shuffled(len(images), 0, _STREAM)[:_MEASURED])
     some = images.images[order]
@@ -83,12 +91,13 @@ def teach(
         if settings.augment == "none" and settings.epochs > 1:
             folder = checkpoint or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kzoo-teachers-")))
         tested = test if test is not None else Split(some, _agreed(panel, some))
-        objective = Distillation(panel, parameters, images, tested, tap.grid, folder)
+        rows = min(settings.batch_size, _ROWS)
+        objective = Distillation(panel, parameters, images, tested, tap.grid, folder, rows)
         history = optimise(
             module,
             objective,
             settings,
-            groups=groups(module, example, parameters, settings),
+            groups=groups(module, example.to(place(student)[0]), parameters, settings),
             checkpoint=checkpoint,
             key=key,
             resume=resume,
@@ -123,24 +132,26 @@ def _tap(student: nn.Module, example: Tensor, classes: Sequence[str]) -> Tap:
     Raises:
         InputError: it does not take the images, or has not as many outputs as classes.
     """
-    # It may have weights that need no gradient; they stay so.
-    first = next(student.parameters(), None)
-    ready = example if first is None else example.to(first.device, first.dtype)
-    tap = tap_of(student, ready)
-    with torch.no_grad():
-        was = student.training
-        outputs = student.eval()(ready).shape[1]
-        student.train(was)
+    device, dtype = place(student)
+    if dtype != torch.float32:
+        raise InputError(
+            f"the student computes with {dtype}: give it in float32 (precision=bf16 is a setting of the training)"
+        )
+    try:
+        with torch.no_grad(), evaluation_mode(student):
+            outputs = student(example.to(device)).shape[1]
+    except Exception as error:  # networks raise what they like
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            f"the student does not take images of {'x'.join(map(str, example.shape[1:]))} ({said:.160}): give another one, or other images"
+        ) from None
+    tap = tap_of(student, example.to(device))
     if outputs != len(classes):
         raise InputError(
             f"the student has {outputs} outputs, and the teachers know {len(classes)} classes together: give it a classifier "
             f"of {len(classes)}"
         )
     return tap
-
-
-def _ready(images: Tensor) -> Tensor:
-    return prepare(images) if images.dtype == torch.uint8 else images.float()
 
 
 def _agreed(panel: Panel, images: Tensor) -> Tensor:

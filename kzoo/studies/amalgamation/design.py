@@ -48,6 +48,9 @@ class Arm(Section):
 
     method: str = Field(min_length=1)
     parameters: dict[str, Any] = Field(default={})
+    rate_of: str | None = Field(
+        default=None, description="Another arm, at whose picked rate it is trained; it is not swept itself"
+    )
 
 
 class Sweep(Section):
@@ -130,6 +133,9 @@ class Profile(Section):
                 raise fault(f"an arm is called {name}, which is what arms are compared with")
             if arm.method not in (*AMALGAMATION, RANDOM):
                 raise fault(f"the arm {name} has the method {arm.method!r}: expected kd, cfl, or random with labels")
+            other = self.arms.get(arm.rate_of) if arm.rate_of is not None else None
+            if arm.rate_of is not None and (other is None or other.rate_of is not None):
+                raise fault(f"the arm {name} has the rate of {arm.rate_of!r}, which is no arm that is swept itself")
         if self.arms[next(iter(self.arms))].method == RANDOM:
             raise fault("the first arm learns from labels: what arms are compared with is measured beside the first")
         for what, names, known in (
@@ -155,6 +161,11 @@ def all_ways(profile: Profile) -> Iterator[Way]:
     for setting in profile.settings:
         for arm in profile.arms:
             yield Way(setting, arm)
+
+
+def swept_ways(profile: Profile) -> list[Way]:
+    """The arms of settings that are trained at every rate, in order."""
+    return [way for way in all_ways(profile) if profile.arms[way.arm].rate_of is None]
 
 
 def learns_from_teachers(profile: Profile, arm: str) -> bool:

@@ -72,6 +72,16 @@ def test_the_default_kernels_have_a_gradient_and_the_official_small_ones_have_no
     assert gradient(Kernels(official))[1] > 1e-5
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.3])
+def test_sets_of_one_point_are_no_different_though_rounding_says_so(value: float) -> None:
+    """Features that are all dead are at no distance from each other, and at 1 from any other."""
+    dead = torch.full((5, 7), value)
+    assert float(maximum_mean_discrepancy(dead, dead.clone(), Kernels())) == 0
+    assert float(maximum_mean_discrepancy(dead, dead.clone(), Kernels(sigmas=(1e-3,)))) == 0
+    points = torch.stack([torch.zeros(3), torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0])])
+    assert squared_distances(points).tolist() == [[0, 1, 1], [1, 0, 2], [1, 2, 0]]
+
+
 def test_points_that_coincide_give_no_nan() -> None:
     features = torch.ones(4, 3, requires_grad=True)
     maximum_mean_discrepancy(features, torch.ones(4, 3), Kernels()).backward()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torchvision
 from torch import nn
 
 from kzoo import InputError
+from kzoo.errors import WorldError
 from kzoo.methods.amalgamation.blocks import CommonSpace, ResidualBlock, fitted
 from kzoo.methods.amalgamation.cache import Cache, fits, needed_bytes
 from kzoo.methods.amalgamation.features import tap_of
@@ -38,6 +40,10 @@ def built(name: str, channels: int = 3) -> nn.Module:
         # Channels come last.
         ("timm:mambaout_femto", 64, 288, (2, 2)),
         ("torchvision:resnet18", 64, 512, (2, 2)),
+        # Its normalisation over channels changes the axes and back; at one pixel nothing is left to pool.
+        ("torchvision:convnext_tiny", 32, 768, (1, 1)),
+        # Its scores still have positions.
+        ("torchvision:squeezenet1_1", 64, 512, (3, 3)),
         ("torchvision:mobilenet_v3_small", 64, 576, (2, 2)),
         ("torchvision:shufflenet_v2_x0_5", 64, 1024, (2, 2)),
         ("small:vgg-1x8", 16, 32, (2, 2)),
@@ -214,3 +220,74 @@ def test_the_cache_gives_back_only_what_it_was_given(tmp_path: Path) -> None:
     assert all(torch.equal(one.flip(0), other) for one, other in zip(found, rows, strict=True))
     cache.close()
     assert not (tmp_path / "answers").exists()
+
+
+class Picky(nn.Module):
+    """It takes images of 24 pixels alone, and says so nowhere but in what timm would note."""
+
+    def __init__(self, noted: bool) -> None:
+        super().__init__()
+        self.trunk = nn.Conv2d(3, 4, 3)
+        self.head = nn.Linear(4 * 22 * 22, 5)
+        if noted:
+            self.pretrained_cfg = {"input_size": (3, 24, 24), "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.head(self.trunk(images).flatten(1))
+        return found
+
+
+def test_a_teacher_that_takes_its_usual_size_alone_gets_images_of_it() -> None:
+    torch.manual_seed(0)
+    example = torch.randint(0, 256, (2, 1, 16, 16), dtype=torch.uint8)
+    found = teacher("picky", Picky(True), list("abcde"), example)
+    assert found.view == View(3, (24, 24)) and found.answer(example)[1].shape == (2, 5)
+    with pytest.raises(InputError, match="the teacher picky does not take images of 1x16x16"):
+        teacher("picky", Picky(False), list("abcde"), example)
+
+
+def test_a_teacher_whose_channels_are_known_is_not_asked_for_them() -> None:
+    """A network without convolutions shows them nowhere; of a larger one, the first convolution may come behind other layers."""
+    torch.manual_seed(0)
+    perceptron = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
+    colours = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    found = teacher("flat", perceptron, list("abcde"), colours, channels=1)
+    assert found.view.channels == 1 and found.answer(colours)[1].shape == (2, 5)
+
+
+def test_teachers_are_asked_about_so_many_images_and_no_other_number() -> None:
+    asked = []
+
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.trunk = nn.Conv2d(1, 4, 3)
+            self.head = nn.Linear(4, 5)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            asked.append(len(images))
+            found: torch.Tensor = self.head(self.trunk(images).mean((2, 3)))
+            return found
+
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (21, 1, 16, 16), dtype=torch.uint8)
+    panel = Panel(tuple(teacher(name, Counting(), [f"{name}{k}" for k in range(5)], images[:2]) for name in "ab"),
+                  tuple(f"{name}{k}" for name in "ab" for k in range(5)))  # fmt: skip
+    asked.clear()
+    found = panel.answers(images, (2, 2), 1.0, True, rows=8)
+    assert asked == [8] * 6 and [len(each) for each in found] == [21] * 3
+    plain = panel.answers(images, (2, 2), 1.0, True)
+    assert asked[6:] == [21, 21]
+    assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(found, plain, strict=True))
+    alone = panel.answers(images[20:], (2, 2), 1.0, True, rows=8)
+    assert all(torch.equal(one[20:], other) for one, other in zip(found, alone, strict=True))
+
+
+def test_a_cache_takes_its_place_on_the_disk_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_file: int, _start: int, _length: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    Cache(tmp_path / "answers", 1000, [(3,)]).close()
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(WorldError, match=r"No space left on device.*set cache=0"):
+        Cache(tmp_path / "answers", 1000, [(3,)])

@@ -18,6 +18,7 @@ from kzoo import InputError
 from kzoo.methods.amalgamation.evaluation import answers, comparison
 from kzoo.methods.amalgamation.parameters import CflParameters, KdParameters
 from kzoo.methods.amalgamation.teaching import Taught, teach
+from kzoo.training.batches import prepare
 from kzoo.training.objectives import Unlabelled
 from kzoo.training.settings import TrainingSettings
 from tests.amalgamation import digits, network, teachers
@@ -237,3 +238,39 @@ def test_two_processes_teach_one_student(tmp_path: Path) -> None:
     subprocess.run(command, cwd=root, env=environment, timeout=180, check=True)
     one, two = ((tmp_path / rank).read_text() for rank in "01")
     assert one == two and one.count("\n") == 2
+
+
+def test_float_images_are_taken_as_they_are() -> None:
+    """As the docstring says, floats are ready for the student; the same values give the same student."""
+    values = TrainingSettings(epochs=1, lr=3e-3, batch_size=64, threads=1)
+    found = []
+    for images in (digits().train.images[:128], prepare(digits().train.images[:128])):
+        student = network("small:resnet-1x8", len(CLASSES), seed=3)
+        told = teach(student, teachers(), Unlabelled(images), CflParameters(), values, classes=CLASSES)
+        assert told.history.epochs[-1].test_accuracy is not None
+        found.append(student)
+    theirs = found[1].state_dict()
+    assert all(
+        torch.allclose(tensor.float(), theirs[name].float(), atol=1e-4)
+        for name, tensor in found[0].state_dict().items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("student", "message"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 10)), "the student does not take images of 1x16x16"),
+        (network("small:resnet-1x8", 10).double(), "the student computes with torch.float64: give it in float32"),
+        (network("small:resnet-1x8", 10).bfloat16(), "the student computes with torch.bfloat16"),
+    ],
+)
+def test_a_student_that_cannot_learn_so_is_refused(student: nn.Module, message: str) -> None:
+    images = Unlabelled(digits().train.images[:64])
+    with pytest.raises(InputError, match=message):
+        teach(student, teachers(), images, CflParameters(), TrainingSettings(epochs=1), classes=CLASSES)
+
+
+@pytest.mark.parametrize("setting", [{"label_smoothing": 0.1}, {"random_lr": 0.1}])
+def test_settings_that_are_for_labels_are_refused(setting: dict[str, float]) -> None:
+    with pytest.raises(InputError, match=f"{next(iter(setting))} has no meaning where a student learns"):
+        taught(KdParameters(), settings={"epochs": 1, **setting})
