@@ -183,7 +183,7 @@ class Reproduction:
             return
         failed = ", ".join(failure.status.title for failure in self.failures)
         left = sum(status.state is State.LEFT_OUT for status in self.stages.values())
-        rest = f"; {counted(left, 'stage')} that need it were not started" if left else ""
+        rest = f"; left out because of that: {counted(left, 'stage')}" if left else ""
         raise self.failures[0].error(
             f"{counted(len(self.failures), 'stage')} failed: {failed}{rest}; what is done is kept, and the same command goes on"
         )
