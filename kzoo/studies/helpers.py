@@ -67,7 +67,10 @@ class _Helpers(Generic[_Work, _Result]):
         # A fresh interpreter each: forking a process that has imported torch is not safe.
         context = multiprocessing.get_context("spawn")
         self._pool = ProcessPoolExecutor(count, context, initializer=end_with, initargs=(os.getpid(),))
-        self._threads = [threading.Thread(target=self._work, args=(shared_slots(),), daemon=True) for _ in range(count)]
+        self._threads = [
+            threading.Thread(target=self._work, args=(shared_slots(),), name=f"helper-{number}", daemon=True)
+            for number in range(count)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -102,6 +105,8 @@ class _Helpers(Generic[_Work, _Result]):
         self._over.set()
         self._waiting.clear()
         self._pool.shutdown(cancel_futures=True)
+        for thread in self._threads:
+            thread.join()
 
     def _work(self, slots: Slots | None) -> None:
         try:
@@ -109,7 +114,7 @@ class _Helpers(Generic[_Work, _Result]):
                 slot = slots.take() if slots is not None else None
                 if slots is None or slot is not None:
                     self._do_one(slot)
-                if slots is not None:
+                if slots is not None and self._waiting:
                     self._over.wait(_PAUSE)
         except BaseException as error:
             # It is raised where the results are read; there is no use in what would come after it.
