@@ -10,11 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
-from kzoo.cli.common import hint, print_table
+from kzoo.cli.common import as_json, hint, print_json, print_table
 from kzoo.errors import InputError
+
+if TYPE_CHECKING:
+    from kzoo.repro.running import Reproduction
 
 _USUAL = 2
 
@@ -43,7 +47,15 @@ _USUAL = 2
     metavar="DIR",
     help="The repository; without it, the one around this folder.",
 )
-def repro(papers: tuple[str, ...], at_once: int | None, gpus: str | None, jobs: int | None, root: Path | None) -> None:
+@as_json
+def repro(
+    papers: tuple[str, ...],
+    at_once: int | None,
+    gpus: str | None,
+    jobs: int | None,
+    root: Path | None,
+    as_json: bool,
+) -> None:
     """Run what has changed of the papers' pipelines, independent stages side by side.
 
     PAPER is a folder of pipelines; without one, all papers, the index and the report. Each stage is run by 'dvc repro',
@@ -67,6 +79,14 @@ def repro(papers: tuple[str, ...], at_once: int | None, gpus: str | None, jobs: 
     columns = shutil.get_terminal_size().columns if sys.stderr.isatty() else None
     with _ended_by_signals():
         run.run(lambda text: click.echo(text, err=True, nl=False), columns)
+    if as_json:
+        print_json(run.to_dict())
+    else:
+        _show(run)
+    run.require_done()
+
+
+def _show(run: Reproduction) -> None:
     rows = [
         (stage.title, stage.how or stage.state.value, f"{stage.seconds:.1f}" if stage.seconds else "-")
         for stage in run.stages.values()
@@ -75,7 +95,6 @@ def repro(papers: tuple[str, ...], at_once: int | None, gpus: str | None, jobs: 
     for failure in run.failures:
         hint(f"\n{failure.status.title} failed; the last lines of {os.path.relpath(failure.log)}:")
         hint("\n".join(f"  {line}" for line in failure.tail))
-    run.require_done()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kzoo.errors import CheckFailed, InputError, KzooError, WorldError
 from kzoo.locking import held
@@ -98,6 +99,26 @@ class Reproduction:
                     teller.tick()
             finally:
                 stop([job.child for job in self._jobs if job.child is not None], _PATIENCE)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was done, as plain data: ``stages`` in their order, and ``failures``."""
+        stages = [
+            {
+                "target": status.target,
+                "paper": status.paper,
+                "stage": status.name,
+                "state": status.state.value,
+                "how": status.how,
+                "seconds": round(status.seconds, 1),
+                "gpu": status.gpu,
+            }
+            for status in self.stages.values()
+        ]
+        failures = [
+            {"target": failure.status.target, "code": failure.code, "log": str(failure.log), "tail": list(failure.tail)}
+            for failure in self.failures
+        ]
+        return {"stages": stages, "failures": failures}
 
     def _step(self, teller: Teller) -> bool:
         """Look after what runs, start what can be; False when there is nothing more to do."""

@@ -1,5 +1,6 @@
 """Stages of a small repository side by side, through DVC itself: results, failures, and whatever ends them."""
 
+import json
 import os
 import signal
 import subprocess
@@ -41,9 +42,15 @@ def test_stages_run_at_once_and_leave_what_plain_dvc_leaves(toy, another_toy):
     assert toy.locks() == plain.locks() and len(toy.locks()) == 3
     assert "up to date" in toy.run("dvc", "status").stdout
 
-    again = toy.run(*REPRO, "a")
+    again = toy.run(*REPRO, "a", "--json")
     assert again.returncode == 0
-    assert done(again.stdout) == dict.fromkeys(("index", "a s", "a t"), "up to date")
+    found = json.loads(again.stdout)
+    assert [stage["target"] for stage in found["stages"]] == [
+        "index",
+        *(f"pipelines/a/dvc.yaml:{name}" for name in "st"),
+    ]
+    assert {(stage["state"], stage["how"], stage["gpu"]) for stage in found["stages"]} == {("done", "up to date", None)}
+    assert found["failures"] == []
     toy.require_quiet()
 
 
