@@ -144,6 +144,9 @@ def _stage(folder: str, where: str, name: str, fields: Any) -> StageNode:
         )
     base = posixpath.join(folder, _text(where, name, fields.get("wdir", ".")))
     deps, outs = (_paths(fields.get(key), base, where, name) for key in ("deps", "outs"))
+    # Of parameters, those with a file of their own are texts that lead to names.
+    files = [entry for entry in fields.get("params") or () if isinstance(entry, dict)]
+    deps += _paths(files, base, where, name)
     written = [path for key in ("metrics", "plots") for path in _paths(fields.get(key), base, where, name)]
     return StageNode(folder, name, tuple(deps), tuple(dict.fromkeys((*outs, *written))))
 

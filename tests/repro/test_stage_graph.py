@@ -83,16 +83,11 @@ def test_what_is_no_graph_of_stages_is_told(files, sentence):
         stage_graph(files)
 
 
-def test_another_folder_to_work_in_and_metrics_count():
-    files = {
-        "": {
-            "stages": {
-                "x": stage(wdir="sub", outs=["a"]) | {"metrics": [{"m.json": {"cache": False}}]},
-                "y": stage("sub/m.json"),
-            }
-        }
-    }
-    assert stage_graph(files).before["y"] == ("x",)
+def test_another_folder_to_work_in_metrics_and_files_of_parameters_count():
+    x = stage(wdir="sub", outs=["a"]) | {"metrics": [{"m.json": {"cache": False}}]}
+    stages = {"x": x, "y": stage("sub/m.json"), "z": stage() | {"params": ["profile", {"sub/a": None}]}}
+    before = stage_graph({"": {"stages": stages}}).before
+    assert before == {"x": (), "y": ("x",), "z": ("x",)}
 
 
 def test_the_longest_chain_is_begun_first():
