@@ -23,6 +23,7 @@ from kzoo.cli.papers import report
 from kzoo.cli.publishing import card, lineage, publish, rebuild
 from kzoo.cli.ranking import compare, recommend
 from kzoo.cli.registry import registry
+from kzoo.cli.repro import repro
 from kzoo.cli.studies import claims, environment
 from kzoo.cli.zoo import add, index, list_models, show
 from kzoo.errors import InputError, KzooError, KzooWarning
@@ -82,6 +83,7 @@ for command in (
     publish,
     rebuild,
     lineage,
+    repro,
     report,
     claims,
     environment,

@@ -40,7 +40,7 @@ def run_stages(
         CheckFailed: a file is not the one that was named.
         WorldError: the disk fails, or a process is ended from outside.
     """
-    run = study_run(study, out, jobs or _default_jobs(), progress, say)
+    run = study_run(study, out, jobs or default_jobs(), progress, say)
     if out is not None:
         _require_own(run.out)
     if any(stage.computes for stage in stages):
@@ -100,7 +100,7 @@ def _alone(run: Run) -> Iterator[None]:
                 shutil.rmtree(run.work, ignore_errors=True)
 
 
-def _default_jobs() -> int:
+def default_jobs() -> int:
     """``KZOO_JOBS``, else as many as there are cores for this process."""
     text = os.environ.get(JOBS, "")
     if text and not (text.isdecimal() and int(text) >= 1):

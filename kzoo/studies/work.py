@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-import os
 import shutil
-import threading
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,12 +22,11 @@ from kzoo.recipe import Recipe
 from kzoo.running import Diverged, checkpoint_folder, run_recipe
 from kzoo.studies.closure import code_digest
 from kzoo.studies.design import Run
+from kzoo.studies.helpers import helped
 from kzoo.studies.records import Record, told_of
 from kzoo.surroundings import Surroundings
 from kzoo.training.checkpoints import kept_epochs
 from kzoo.zoo import Zoo, shipped_zoo
-
-_WATCHED_EVERY = 1.0
 
 
 @dataclass(frozen=True)
@@ -42,17 +36,6 @@ class Unit:
     name: str
     recipe: Recipe
     keep: bool = False
-
-
-def _end_with(parent: int) -> None:
-    """Let this process end soon after its parent has: one that is killed cannot tell its children."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_WATCHED_EVERY)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 @dataclass(frozen=True)
@@ -110,24 +93,13 @@ class Work:
         shutil.rmtree(self.folder.parent, ignore_errors=True)
 
     def _results(self, orders: Sequence[_Order]) -> Iterator[Record]:
-        if self.run.jobs == 1 or len(orders) < 2:
-            yield from map(_carry_out, orders)
-            return
-        # A fresh interpreter each: forking a process that has imported torch is not safe.
-        context = multiprocessing.get_context("spawn")
-        workers = min(self.run.jobs, len(orders))
-        with ProcessPoolExecutor(workers, context, initializer=_end_with, initargs=(os.getpid(),)) as pool:
-            futures: list[Future[Record]] = [pool.submit(_carry_out, order) for order in orders]
-            try:
-                for future in as_completed(futures):
-                    yield future.result()
-            except BrokenProcessPool:
-                raise WorldError(
-                    "a process of this stage was ended from outside, perhaps for lack of memory: the same command goes on; "
-                    "with --jobs 1 it needs less memory"
-                ) from None
-            finally:
-                pool.shutdown(cancel_futures=True)
+        try:
+            yield from helped(_carry_out, orders, self.run.jobs)
+        except BrokenProcessPool:
+            raise WorldError(
+                "a process of this stage was ended from outside, perhaps for lack of memory: the same command goes on; "
+                "with --jobs 1 it needs less memory"
+            ) from None
 
 
 def _stamp(unit: Unit, environment: Mapping[str, str]) -> str:

@@ -1,0 +1,1 @@
+"""``kzoo repro``: independent stages of the pipelines side by side."""
