@@ -24,6 +24,7 @@ from kzoo.files import replacing
 from kzoo.hashing import weights_sha256
 from kzoo.layout import WEIGHTS
 from kzoo.recipe import Recipe
+from kzoo.remembering import STUDY, Remembered
 from kzoo.running import Diverged, checkpoint_folder, run_recipe
 from kzoo.studies.closure import code_digest
 from kzoo.studies.design import Run
@@ -37,11 +38,15 @@ _WATCHED_EVERY = 1.0
 
 @dataclass(frozen=True)
 class Unit:
-    """A recipe with a name; ``keep`` says that its model folder is wanted, not only what is told of it."""
+    """A recipe with a name; ``keep`` says that its model folder is wanted, not only what is told of it.
+
+    Units that measure the same on the way are ``together``: one process carries them out in a row, and remembers it.
+    """
 
     name: str
     recipe: Recipe
     keep: bool = False
+    together: str | None = None
 
 
 def _end_with(parent: int) -> None:
@@ -115,12 +120,13 @@ class Work:
             return
         # A fresh interpreter each: forking a process that has imported torch is not safe.
         context = multiprocessing.get_context("spawn")
-        workers = min(self.run.jobs, len(orders))
+        groups = _groups(orders)
+        workers = min(self.run.jobs, len(groups))
         with ProcessPoolExecutor(workers, context, initializer=_end_with, initargs=(os.getpid(),)) as pool:
-            futures: list[Future[Record]] = [pool.submit(_carry_out, order) for order in orders]
+            futures: list[Future[list[Record]]] = [pool.submit(_carry_out_all, group) for group in groups]
             try:
                 for future in as_completed(futures):
-                    yield future.result()
+                    yield from future.result()
             except BrokenProcessPool:
                 raise WorldError(
                     "a process of this stage was ended from outside, perhaps for lack of memory: the same command goes on; "
@@ -128,6 +134,21 @@ class Work:
                 ) from None
             finally:
                 pool.shutdown(cancel_futures=True)
+
+
+def _groups(orders: Sequence[_Order]) -> list[list[_Order]]:
+    """Orders whose units are together, in the order of the first of each."""
+    groups: dict[str, list[_Order]] = {}
+    for order in orders:
+        unit = order.unit
+        groups.setdefault(f"unit {unit.name}" if unit.together is None else f"together {unit.together}", []).append(
+            order
+        )
+    return list(groups.values())
+
+
+def _carry_out_all(orders: Sequence[_Order]) -> list[Record]:
+    return [_carry_out(order) for order in orders]
 
 
 def _stamp(unit: Unit, environment: Mapping[str, str]) -> str:
@@ -159,8 +180,8 @@ def _zoo() -> Zoo:
 
 @cache
 def _surroundings(base: Path) -> Surroundings:
-    """One for all units of a process, so that images and sources are read once."""
-    return Surroundings(base, _zoo)
+    """One for all units of a process, so that images and sources are read once, and what is measured is remembered."""
+    return Surroundings(base, _zoo, remembered=Remembered(STUDY))
 
 
 def _carry_out(order: _Order) -> Record:
