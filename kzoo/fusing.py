@@ -81,7 +81,8 @@ class FusedStart:
 
     def size(self) -> int:
         """The bytes of the network and of the files."""
-        return sum(tensor.nbytes for tensor in self.module.state_dict().values()) + sum(map(len, self.files.values()))
+        weights = sum(tensor.nbytes for tensor in self.module.state_dict().values())
+        return weights + sum(len(content) for content in self.files.values())
 
     def copied(self) -> FusedStart:
         """The same with a network of its own, to train or measure anew."""

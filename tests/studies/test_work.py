@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,21 @@ def test_several_processes_give_the_same_records(run, tmp_path):
     assert work.carry_out([unit("a"), unit("b", 1)], "train") == alone
 
 
+def test_units_that_are_together_go_to_one_process(run, tmp_path):
+    orders = [
+        work_module._Order(replace(unit(name), together=together), tmp_path, tmp_path, "")
+        for name, together in (("a", "x"), ("b", None), ("c", "y"), ("d", "x"), ("x", None))
+    ]
+    groups = work_module._groups(orders)
+    assert [[order.unit.name for order in group] for group in groups] == [["a", "d"], ["b"], ["c"], ["x"]]
+    units = [replace(unit(name, seed), together=together) for name, seed, together in (("p", 1, "x"), ("q", 2, "x"))]
+    alone, beside = run(), run(2)
+    expected = Work(alone[0], MODULE).carry_out(units, "train")
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    Work(alone[0], MODULE).clear()
+    assert Work(beside[0], MODULE).carry_out([*units, unit("r", 3)], "train")[:2] == expected
+
+
 def test_a_training_that_diverges_is_recorded_and_has_no_weights(run):
     here, _ = run()
     found = Work(here, MODULE).carry_out(
@@ -102,12 +119,12 @@ def test_a_unit_that_cannot_be_run_says_why_and_the_others_stay_done(run):
 
 
 def test_a_process_that_is_ended_from_outside_is_told(run, monkeypatch):
-    monkeypatch.setattr(work_module, "_carry_out", _end)
+    monkeypatch.setattr(work_module, "_carry_out_all", _end)
     with pytest.raises(WorldError, match=r"ended from outside.*--jobs 1"):
         Work(run(2)[0], MODULE).carry_out([unit("a"), unit("b", 1)], "train")
 
 
-def _end(_order):
+def _end(_orders):
     os._exit(9)
 
 
