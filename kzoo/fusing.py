@@ -81,7 +81,7 @@ class FusedStart:
 
     def size(self) -> int:
         """The bytes of the network and of the files."""
-        weights = sum(tensor.nbytes for tensor in self.module.state_dict().values())
+        weights: int = sum(tensor.nbytes for tensor in self.module.state_dict().values())
         return weights + sum(len(content) for content in self.files.values())
 
     def copied(self) -> FusedStart:
