@@ -5,11 +5,13 @@ That is each parent, their ensembles, the weights that they began with, RegMean,
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from kzoo.building import NetworkSpec, build_network
@@ -163,9 +165,19 @@ def _joint(recipe: Recipe, spec: NetworkSpec, where: Surroundings, task: Task) -
     module = (
         begun if not isinstance(begun, str) else build_network(spec, where.zoo, recipe.target.seed, where.trust_code)
     )
-    before = torch.get_num_threads()
-    history = train(module, task, recipe.comparison.joint, progress=where.progress)
-    torch.set_num_threads(before)
-    if history.diverged is not None:
-        return f"its training diverged at step {history.diverged}"
-    return module
+    settings, before = recipe.comparison.joint, torch.get_num_threads()
+
+    def trained() -> nn.Module | str:
+        history = train(module, task, settings, progress=where.progress)
+        torch.set_num_threads(before)
+        return module if history.diverged is None else f"its training diverged at step {history.diverged}"
+
+    # Two fusions may share it: one from a common random start, and one that names no start but has its seed.
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
+    begun_with = hashlib.sha256(save(state)).hexdigest()
+    decides = (JOINT, repr(spec), begun_with, recipe.data, settings.model_dump_json(), before)
+    return where.remembered.once(decides, trained, _bytes)
+
+
+def _bytes(found: nn.Module | str) -> int:
+    return 0 if isinstance(found, str) else sum(tensor.nbytes for tensor in found.state_dict().values())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from kzoo.building import NetworkSpec, build_network, outline
+from kzoo.edits import copied
 from kzoo.errors import InputError
 from kzoo.growing import example_of
 from kzoo.layout import side_input
@@ -77,6 +79,15 @@ class FusedStart:
     files: Mapping[str, bytes] = field(default_factory=dict)
     write: Callable[[Path], object] | None = None
 
+    def size(self) -> int:
+        """The bytes of the network and of the files."""
+        weights: int = sum(tensor.nbytes for tensor in self.module.state_dict().values())
+        return weights + sum(len(content) for content in self.files.values())
+
+    def copied(self) -> FusedStart:
+        """The same with a network of its own, to train or measure anew."""
+        return replace(self, module=copied(self.module))
+
 
 def fused_start(recipe: Recipe, spec: NetworkSpec, where: Surroundings, parameters: FusionParameters) -> FusedStart:
     """The network that a recipe fuses.
@@ -98,6 +109,32 @@ def fused_start(recipe: Recipe, spec: NetworkSpec, where: Surroundings, paramete
     began = where.checked(recipe.start) if recipe.start is not None and "start" in parameters.needs else None
     if streams(recipe, parameters, trained, began):
         return _streamed_start(recipe, spec, where, parameters, trained, classes)
+    made = partial(_made, recipe, spec, where, parameters, trained, classes, heads)
+    decides = (recipe.method, parameters.model_dump_json(), *_decides(recipe, spec))
+    return where.remembered.once(decides, made, FusedStart.size, FusedStart.copied)
+
+
+def _decides(recipe: Recipe, spec: NetworkSpec) -> tuple[Hashable, ...]:
+    """What decides how parents are fused, beside the method and its parameters."""
+    sources = tuple(
+        (one.path, one.sha256, one.submodule, one.images, tuple(one.classes or ())) for one in recipe.sources
+    )
+    start = None if recipe.start is None else (recipe.start.sha256, recipe.start.submodule)
+    inputs = tuple((one.kind, one.source, one.sha256) for one in recipe.inputs)
+    return (repr(spec), sources, start, inputs, torch.get_num_threads())
+
+
+def _made(
+    recipe: Recipe,
+    spec: NetworkSpec,
+    where: Surroundings,
+    parameters: FusionParameters,
+    trained: Sequence[TrainedNetwork],
+    classes: Sequence[Sequence[str]] | None,
+    heads: Sequence[str],
+) -> FusedStart:
+    """The network that a recipe fuses, in memory."""
+    names = public_names([one.name for one in trained])
     check_parents(names, [one.tensors for one in trained], heads)
     if heads and classes:
         for name, one, own in zip(names, trained, classes, strict=True):
@@ -110,7 +147,7 @@ def fused_start(recipe: Recipe, spec: NetworkSpec, where: Surroundings, paramete
     example = _example(recipe, images)
     if example is None:
         example = example_of(specs[0], modules[0])
-    side, inputs, files = _side_inputs(recipe, where, modules, images, needed)
+    side, inputs, files = _side_inputs(recipe, where, specs, modules, images, needed)
     parents = Parents(
         modules,
         example_images(modules[0]) if example is None else example,
@@ -345,9 +382,29 @@ def _start(
     return trained.tensors
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """What was measured of a network: tensors by name, and the safetensors file that they are, with its sha256."""
+
+    tensors: Mapping[str, Tensor]
+    content: bytes
+    sha256: str
+
+    def size(self) -> int:
+        """The bytes that it takes."""
+        return len(self.content) + sum(tensor.nbytes for tensor in self.tensors.values())
+
+
+def _measured(kind: str, module: nn.Module, images: Tensor) -> _Measured:
+    tensors = {name: tensor.contiguous() for name, tensor in MEASURED[kind](module, images).items()}
+    content = save(tensors, metadata={"format": "pt"})
+    return _Measured(tensors, content, hashlib.sha256(content).hexdigest())
+
+
 def _side_inputs(
     recipe: Recipe,
     where: Surroundings,
+    specs: Sequence[NetworkSpec],
     modules: Sequence[nn.Module],
     images: Sequence[Tensor | None],
     needed: frozenset[str],
@@ -363,14 +420,15 @@ def _side_inputs(
             if known is not None:
                 each.append(read_side_input(known, where.base, module))
             elif some is not None:
-                tensors = {name: tensor.contiguous() for name, tensor in MEASURED[kind](module, some).items()}
-                content = save(tensors, metadata={"format": "pt"})
-                name = side_input(kind, number)
-                files[name] = content
-                inputs.append(
-                    SideInput(kind=kind, source=number, path=name, sha256=hashlib.sha256(content).hexdigest())  # type: ignore[arg-type]
+                source = recipe.sources[number]
+                decides = (kind, source.sha256, source.submodule, source.images, repr(specs[number]))
+                measured = where.remembered.once(
+                    (*decides, torch.get_num_threads()), partial(_measured, kind, module, some), _Measured.size
                 )
-                each.append(tensors)
+                name = side_input(kind, number)
+                files[name] = measured.content
+                inputs.append(SideInput(kind=kind, source=number, path=name, sha256=measured.sha256))  # type: ignore[arg-type]
+                each.append(dict(measured.tensors))
         if len(each) == len(modules):
             found[kind] = each
     return found, inputs, files

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from kzoo.building import NetworkSpec, network_spec
 from kzoo.errors import CheckFailed, InputError
 from kzoo.recipe import DataSection, SourceSection, TargetSection, is_no_path
+from kzoo.remembering import Remembered
 from kzoo.sources import Options
 from kzoo.weights import TrainedNetwork, open_trained
 from kzoo.zoo import Zoo
@@ -27,7 +28,10 @@ _RECALIBRATION_IMAGES = 512
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a recipe is run in: its folder, all known models, whether ``py:`` may run code, whom to tell of progress."""
+    """What a recipe is run in: its folder, all known models, whether ``py:`` may run code, whom to tell of progress.
+
+    Recipes that share it share what they have ``opened`` and ``drawn``, and what is ``remembered`` of networks and images.
+    """
 
     base: Path
     zoo: Callable[[], Zoo]
@@ -35,6 +39,7 @@ class Surroundings:
     progress: Progress | None = None
     opened: dict[tuple[str, str | None], TrainedNetwork] = field(default_factory=dict)
     drawn: dict[DataSection, Task] = field(default_factory=dict)
+    remembered: Remembered = field(default_factory=Remembered)
 
     def open(self, path: str, submodule: str | None = None) -> TrainedNetwork:
         """A trained network, or a part of it, by its path as the recipe has it; it is read once.

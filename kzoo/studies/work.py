@@ -19,6 +19,7 @@ from kzoo.files import replacing
 from kzoo.hashing import weights_sha256
 from kzoo.layout import WEIGHTS
 from kzoo.recipe import Recipe
+from kzoo.remembering import STUDY, Remembered
 from kzoo.running import Diverged, checkpoint_folder, run_recipe
 from kzoo.studies.closure import code_digest
 from kzoo.studies.design import Run
@@ -31,11 +32,15 @@ from kzoo.zoo import Zoo, shipped_zoo
 
 @dataclass(frozen=True)
 class Unit:
-    """A recipe with a name; ``keep`` says that its model folder is wanted, not only what is told of it."""
+    """A recipe with a name; ``keep`` says that its model folder is wanted, not only what is told of it.
+
+    Units that measure the same on the way are ``together``: one process carries them out in a row, and remembers it.
+    """
 
     name: str
     recipe: Recipe
     keep: bool = False
+    together: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,12 +99,28 @@ class Work:
 
     def _results(self, orders: Sequence[_Order]) -> Iterator[Record]:
         try:
-            yield from helped(_carry_out, orders, self.run.jobs)
+            for records in helped(_carry_out_all, _groups(orders), self.run.jobs):
+                yield from records
         except BrokenProcessPool:
             raise WorldError(
                 "a process of this stage was ended from outside, perhaps for lack of memory: the same command goes on; "
                 "with --jobs 1 it needs less memory"
             ) from None
+
+
+def _groups(orders: Sequence[_Order]) -> list[list[_Order]]:
+    """Orders whose units are together, in the order of the first of each."""
+    groups: dict[str, list[_Order]] = {}
+    for order in orders:
+        unit = order.unit
+        groups.setdefault(f"unit {unit.name}" if unit.together is None else f"together {unit.together}", []).append(
+            order
+        )
+    return list(groups.values())
+
+
+def _carry_out_all(orders: Sequence[_Order]) -> list[Record]:
+    return [_carry_out(order) for order in orders]
 
 
 def _stamp(unit: Unit, environment: Mapping[str, str]) -> str:
@@ -131,8 +152,8 @@ def _zoo() -> Zoo:
 
 @cache
 def _surroundings(base: Path) -> Surroundings:
-    """One for all units of a process, so that images and sources are read once."""
-    return Surroundings(base, _zoo)
+    """One for all units of a process, so that images and sources are read once, and what is measured is remembered."""
+    return Surroundings(base, _zoo, remembered=Remembered(STUDY))
 
 
 def _carry_out(order: _Order) -> Record:

@@ -32,6 +32,8 @@ RANDOM = "random"
 #: Losses are fetched from the device after so many steps; each time it must finish its work.
 _FETCHED_EVERY = 32
 _TEST_BATCH = 256
+#: The state is kept when training since has taken so many times as long as keeping it: tiny networks have short epochs.
+_WORTH_KEEPING = 20
 
 Group = Mapping[str, Any]
 Progress = Callable[[str, float], None]
@@ -53,7 +55,8 @@ def train(
     ``groups`` are groups of parameters as torch's optimizers take them, each with a name; the one named ``random`` gets
     ``random_lr``. Together they hold every parameter that requires a gradient. Without them there is one group, ``all``.
 
-    ``checkpoint`` is a folder that the state is kept in after each epoch. With ``resume`` a training goes on from there,
+    ``checkpoint`` is a folder that the state is kept in after the first epoch, the last, and each between but where epochs
+    are so short that this would take a twentieth of the time. With ``resume`` a training goes on from there,
     bit for bit as if it had never ended, provided that ``key``, settings and task are the same; otherwise there is a
     KzooWarning, and it begins anew. ``progress`` is told every few steps what is done, and which part of it (0 to 1).
 
@@ -210,6 +213,7 @@ class _Run:
         self.history = History()
         self.folder: Path | None = None
         self.identity: dict[str, Any] = {}
+        self.kept_at, self.keeping = 0.0, 0.0
 
     # Checkpoints
 
@@ -244,7 +248,9 @@ class _Run:
 
     def _keep(self) -> None:
         if self.folder is not None:
-            if self.accelerator.is_main_process:
+            started = time.perf_counter()
+            over = self.step >= self.steps or self.history.diverged is not None
+            if self.accelerator.is_main_process and (over or started - self.kept_at >= _WORTH_KEEPING * self.keeping):
                 scaler = self.accelerator.scaler
                 snapshot = Snapshot(
                     self.epoch,
@@ -254,6 +260,8 @@ class _Run:
                     {} if scaler is None else scaler.state_dict(),
                 )
                 write_checkpoint(self.folder, self.identity, snapshot)
+                self.kept_at = time.perf_counter()
+                self.keeping = self.kept_at - started
             self.accelerator.wait_for_everyone()
 
     # Steps

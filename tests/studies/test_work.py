@@ -3,7 +3,9 @@
 import json
 import multiprocessing
 import os
+import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,21 @@ def test_several_processes_give_the_same_records(run, tmp_path):
     assert work.carry_out([unit("a"), unit("b", 1)], "train") == alone
 
 
+def test_units_that_are_together_go_to_one_process(run, tmp_path):
+    orders = [
+        work_module._Order(replace(unit(name), together=together), tmp_path, tmp_path, "")
+        for name, together in (("a", "x"), ("b", None), ("c", "y"), ("d", "x"), ("x", None))
+    ]
+    groups = work_module._groups(orders)
+    assert [[order.unit.name for order in group] for group in groups] == [["a", "d"], ["b"], ["c"], ["x"]]
+    units = [replace(unit(name, seed), together=together) for name, seed, together in (("p", 1, "x"), ("q", 2, "x"))]
+    alone, beside = run(), run(2)
+    expected = Work(alone[0], MODULE).carry_out(units, "train")
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    Work(alone[0], MODULE).clear()
+    assert Work(beside[0], MODULE).carry_out([*units, unit("r", 3)], "train")[:2] == expected
+
+
 def test_a_training_that_diverges_is_recorded_and_has_no_weights(run):
     here, _ = run()
     found = Work(here, MODULE).carry_out(
@@ -101,17 +118,17 @@ def test_a_unit_that_cannot_be_run_says_why_and_the_others_stay_done(run):
 
 
 def test_a_process_that_is_ended_from_outside_is_told(run, monkeypatch):
-    monkeypatch.setattr(work_module, "_carry_out", _end_unless_first)
+    monkeypatch.setattr(work_module, "_carry_out_all", _end_unless_first)
     with pytest.raises(WorldError, match=r"ended from outside.*--jobs 1"):
         Work(run(2)[0], MODULE).carry_out([unit("a"), unit("b", 1)], "train")
 
 
-def _end_unless_first(order):
+def _end_unless_first(orders):
     if multiprocessing.parent_process() is not None:
         os._exit(9)
     # The other process has its work before this one is done with its own.
     time.sleep(1)
-    return {"name": order.unit.name, "steps": 0, "saved": 0}
+    return [{"name": orders[0].unit.name, "steps": 0, "saved": 0}]
 
 
 def test_a_damaged_record_is_made_again(run):

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import nn
 
 from kzoo.errors import InputError, KzooWarning
-from kzoo.training import checkpoints
+from kzoo.training import checkpoints, loop
 from kzoo.training.checkpoints import read_checkpoint
 from kzoo.training.history import History
 from kzoo.training.loop import train
@@ -65,6 +65,17 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None
         assert same(resumed, whole)
         assert history.to_dict(timings=False) == expected.to_dict(timings=False)
         assert len(history.timings) == 3 and history.timings[0].seconds == left["history"]["timings"][0]["seconds"]
+
+
+def test_short_epochs_are_kept_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[int] = []
+    monkeypatch.setattr(loop, "write_checkpoint", lambda *given: kept.append(given[2].epoch))
+    wanted = {**SGD, "epochs": 5}
+    for times, expected in ((1e9, [1, 5]), (0.0, [1, 2, 3, 4, 5])):
+        monkeypatch.setattr(loop, "_WORTH_KEEPING", times)
+        kept.clear()
+        trained(wanted, tmp_path)
+        assert kept == expected
 
 
 def test_what_lies_in_the_folder(tmp_path: Path) -> None:

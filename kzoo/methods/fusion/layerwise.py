@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ from kzoo.training.evaluation import evaluation_mode, place
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _Call = tuple[Tensor, Tensor]
+#: Outputs of the parents' layers of up to so many bytes are kept, others computed anew.
+_HELD_BYTES = 512 << 20
 
 
 @torch.no_grad()
@@ -55,25 +58,37 @@ def fuse_layerwise(
     states = [module.state_dict() for module in modules]
     fused = copied(modules[0]).eval()
     load_values(fused, start or fuse_states(states, average(), roles=module_roles(modules[0])))
-    given = [some.to(*place(module)) for module, some in zip(modules, images, strict=True)]
-    with one_thread():
-        for name in _layers(fused, given[0][:1]):
+    given = [torch.split(some.to(*place(module)), batch) for module, some in zip(modules, images, strict=True)]
+    with one_thread(), ExitStack() as modes:
+        for module in modules:
+            modes.enter_context(evaluation_mode(module))
+        runs, size = _layers(fused, given[0][0][:1])
+        wanted = _Wanted(modules, given, runs, keep=size * sum(map(len, images)) <= _HELD_BYTES)
+        for name, times in runs.items():
             layer = fused.get_submodule(name)
             assert isinstance(layer, (nn.Linear, *_CONVOLUTIONS))
             sums = _Solver(layer)
-            for module, some in zip(modules, given, strict=True):
-                for part in torch.split(some, batch):
-                    sums.add(_calls(fused, name, part), _calls(module, name, part))
+            for number, parts in enumerate(given):
+                for place_of, part in enumerate(parts):
+                    taken = [inputs for inputs, _ in _calls(fused, {name: times}, part)[name]]
+                    sums.add(taken, wanted.outputs(name, number, place_of))
             sums.solve(ridge)
     return {name: tensor.to(states[0][name].dtype) for name, tensor in fused.state_dict().items()}
 
 
-def _layers(module: nn.Module, image: Tensor) -> list[str]:
-    """The layers that are solved, in the order in which they first run."""
-    order: dict[str, None] = {}
+def _layers(module: nn.Module, image: Tensor) -> tuple[dict[str, int], int]:
+    """The layers that are solved, in the order in which they first run, how often each runs, and the bytes that they give."""
+    runs: dict[str, int] = {}
+    size = 0
     owners = Counter(id(tensor) for part in module.modules() for _, tensor in part.named_parameters(recurse=False))
+
+    def count(name: str, output: Tensor) -> None:
+        nonlocal size
+        runs[name] = runs.get(name, 0) + 1
+        size += output.nbytes
+
     handles = [
-        part.register_forward_hook(lambda *_, name=name: order.setdefault(name))
+        part.register_forward_hook(lambda _, __, output, name=name: count(name, output))
         for name, part in module.named_modules()
         if isinstance(part, (nn.Linear, *_CONVOLUTIONS))
         and part.weight[0].numel() <= MOST_INPUTS
@@ -85,21 +100,62 @@ def _layers(module: nn.Module, image: Tensor) -> list[str]:
     finally:
         for handle in handles:
             handle.remove()
-    return list(order)
+    return runs, size
 
 
-def _calls(module: nn.Module, name: str, images: Tensor) -> list[_Call]:
-    """What a layer takes and gives, each time that it runs."""
-    seen: list[_Call] = []
-    handle = module.get_submodule(name).register_forward_hook(
-        lambda _, taken, output: seen.append((taken[0].detach().clone(), output.detach().clone()))
-    )
+class _SeenAll(Exception):
+    """Every layer has run as often as it does."""
+
+
+def _calls(module: nn.Module, runs: Mapping[str, int], images: Tensor) -> dict[str, list[_Call]]:
+    """What layers take and give, each time that they run; the network runs no further than the last of them."""
+    seen: dict[str, list[_Call]] = {name: [] for name in runs}
+    left = sum(runs.values())
+
+    def see(name: str, taken: Tensor, output: Tensor) -> None:
+        nonlocal left
+        # What comes next may work in place.
+        seen[name].append((taken.detach().clone(), output.detach().clone()))
+        left -= 1
+        if not left:
+            raise _SeenAll
+
+    handles = [
+        module.get_submodule(name).register_forward_hook(
+            lambda _, taken, output, name=name: see(name, taken[0], output)
+        )
+        for name in runs
+    ]
     try:
-        with evaluation_mode(module):
-            module(images)
+        module(images)
+    except _SeenAll:
+        pass
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     return seen
+
+
+class _Wanted:
+    """What the parents' layers give, batch by batch: kept of one run where there is room for it, else computed anew."""
+
+    def __init__(
+        self, modules: Sequence[nn.Module], given: Sequence[Sequence[Tensor]], runs: Mapping[str, int], keep: bool
+    ) -> None:
+        self.modules, self.given, self.runs = modules, given, runs
+        self.kept: dict[tuple[int, int], dict[str, list[Tensor]]] | None = {} if keep else None
+
+    def outputs(self, name: str, number: int, batch: int) -> list[Tensor]:
+        """Those of a layer of the parent of that number, each time that it runs, for one of its batches."""
+        if self.kept is None:
+            return self._computed({name: self.runs[name]}, number, batch)[name]
+        if (number, batch) not in self.kept:
+            self.kept[number, batch] = self._computed(self.runs, number, batch)
+        return self.kept[number, batch].pop(name)
+
+    def _computed(self, runs: Mapping[str, int], number: int, batch: int) -> dict[str, list[Tensor]]:
+        found = _calls(self.modules[number], runs, self.given[number][batch])
+        return {name: [output for _, output in each] for name, each in found.items()}
 
 
 class _Solver:
@@ -111,9 +167,9 @@ class _Solver:
         self.width, self.outputs = layer.weight[0].numel(), len(layer.weight) // self.groups
         self.sums = [Sums(self.width, self.outputs) for _ in range(self.groups)]
 
-    def add(self, taken: Sequence[_Call], wanted: Sequence[_Call]) -> None:
+    def add(self, taken: Sequence[Tensor], wanted: Sequence[Tensor]) -> None:
         """Inputs of the fused layer, and outputs of the parent's."""
-        for (inputs, _), (_, outputs) in zip(taken, wanted, strict=True):
+        for inputs, outputs in zip(taken, wanted, strict=True):
             each = outputs[:1].numel() // len(self.layer.weight) * self.groups * self.width
             step = max(HELD // max(each, 1), 1)
             for some, goal in zip(torch.split(inputs, step), torch.split(outputs, step), strict=True):

@@ -24,7 +24,8 @@ def carry_out(run: Run) -> None:
             labels.append({**way._asdict(), "seed": seed})
             keep = seed == profile.seeds[0] and way.arm in profile.keep
             recipe = fusion_recipe(run, way, seed, compared=way.arm == first)
-            units.append(Unit(run_name(*way, seed), recipe, keep))
+            # Arms share what is measured of their parents, and cases that begin alike the joint training.
+            units.append(Unit(run_name(*way, seed), recipe, keep, f"{way.data} {way.network} {seed}"))
     work = Work(run, __name__)
     records = work.carry_out(units, "fuse")
     runs, compared = [], []

@@ -42,6 +42,43 @@ def test_equal_parents_give_themselves_and_stay_as_they_are(build: type[nn.Modul
     assert module.training
 
 
+@pytest.mark.parametrize("build", [Inverted, Attention, Grouped, ResidualNorm])
+def test_outputs_that_are_not_kept_are_the_same(build: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+    modules, given = [trained(build, seed) for seed in (0, 1)], [images(6), images(9, seed=1)]
+    kept = fuse_layerwise(modules, given, batch=4)
+    monkeypatch.setattr("kzoo.methods.fusion.layerwise._HELD_BYTES", 0)
+    computed = fuse_layerwise(modules, given, batch=4)
+    assert all(torch.equal(tensor, computed[name]) for name, tensor in kept.items())
+
+
+class Twice(nn.Module):
+    """A layer that runs twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(12, 12, dtype=torch.float64), nn.Linear(12, 3, dtype=torch.float64)
+
+    def forward(self, images: Tensor) -> Tensor:
+        given: Tensor = self.inner(self.inner(images.flatten(1)).relu())
+        found: Tensor = self.outer(given)
+        return found
+
+
+def test_a_layer_that_runs_twice_is_solved_for_both_runs() -> None:
+    modules, given = [trained(Twice, seed) for seed in (0, 1)], [images(40, 2, seed=seed) for seed in (0, 1)]
+    fused = copy.deepcopy(modules[0])
+    fused.load_state_dict(fuse_states([one.state_dict() for one in modules], average()))
+    found = fuse_layerwise(modules, given, ridge=0)
+    rows, wanted = [], []
+    for module, some in zip(modules, given, strict=True):
+        for of, kept in ((fused, rows), (module, wanted)):
+            first = of.inner(some.flatten(1)).detach()
+            kept += [some.flatten(1), first.relu()] if of is fused else [first, of.inner(first.relu()).detach()]
+    ones = torch.ones(160, 1, dtype=torch.float64)
+    expected = torch.linalg.lstsq(torch.cat([torch.cat(rows), ones], 1), torch.cat(wanted)).solution.T
+    torch.testing.assert_close(found["inner.weight"], expected[:, :12])
+
+
 def test_layers_take_what_the_fused_layers_before_give() -> None:
     """Two layers by hand: the second is solved for the first's fused outputs."""
     modules = [trained(lambda: mlp(12, 4, 3), seed) for seed in (0, 1)]
