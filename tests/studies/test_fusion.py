@@ -371,4 +371,4 @@ def test_faults_name_file_line_and_field(tmp_path, old, new, expected):
     with pytest.raises(InputError, match=r"params\.yaml:\d+: profiles\.tiny") as error:
         read_study(tmp_path, "tiny")
     assert expected in str(error.value)
-    assert set(profile_names(tmp_path / "params.yaml")) == {"tiny", "default", "paper"}
+    assert set(profile_names(tmp_path / "params.yaml")) == {"tiny", "default", "gpu", "paper"}
