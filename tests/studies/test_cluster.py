@@ -278,6 +278,8 @@ def test_a_unit_that_ends_every_worker_is_given_up(on_cluster, monkeypatch):
     ):
         Work(run, MODULE).carry_out([unit("deadly")], "train")
     assert said == ["the cluster at local has 1 workers"]
+    # Another one is there by then.
+    until(lambda: spawned() != before)
     run.cluster.close()
     assert spawned() == before
 
