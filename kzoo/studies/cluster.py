@@ -11,7 +11,7 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from functools import partial
@@ -104,9 +104,7 @@ class DaskCluster:
                 "or check the address, and the certificates if it is encrypted (tls)"
             ) from None
         count = _workers(found)
-        self.say(
-            f"the cluster at {self.address} has {count} workers" + ("" if count else ": waiting for the first one")
-        )
+        self.say(f"the cluster at {self.address} has {count} worker{'s' if count != 1 else ''}")
         return found
 
 
@@ -146,7 +144,7 @@ class _Errand:
         job = job_of(order, self.caller, self.mine)
         sent = [self._file(sha256, job) for sha256 in files]
         key = hashlib.sha256(json.dumps([job, files], sort_keys=True).encode()).hexdigest()
-        future = self._submit(_work, job, files, *sent, key=f"kzoo-{key}")
+        future = self._submit(_errand(), job, files, *sent, key=f"kzoo-{key}")
         self.waiting[future.key] = (order, future, files)
         future.add_done_callback(self.done.put)
 
@@ -164,7 +162,7 @@ class _Errand:
                     f"a worker has no {path} of the sha256 {sha256}, and files above {MOST_SENT >> 20} MB are not sent: put the "
                     "study into a folder that all machines have at the same path"
                 )
-            self.files[sha256] = self._submit(_as_it_is, path.read_bytes(), key=f"kzoo-file-{sha256}")
+            self.files[sha256] = self._submit(bytes, path.read_bytes(), key=f"kzoo-file-{sha256}")
         return self.files[sha256]
 
     def _submit(self, function: Callable[..., object], *arguments: object, key: str) -> Future[Any]:
@@ -189,34 +187,48 @@ class _Errand:
 
         try:
             answer: Data = future.result()
-            return answer
         except KzooError:
             raise
         except KilledWorker as error:
             raise WorldError(
-                f"{error.allowed_failures + 1} workers were lost while they carried out {order.unit.name}, perhaps for lack of "
-                f"memory: see the log of {error.last_worker.address}; what is done is kept, and the same command goes on"
+                f"{order.unit.name} is given up: workers that carried it out were lost, {error.allowed_failures + 1} in all, perhaps "
+                f"for lack of memory: see the log of {error.last_worker.address}; what is done is kept, and the same command goes on"
             ) from None
         except (CancelledError, OSError, TimeoutError):
             raise WorldError(
                 f"the scheduler at {self.address} has gone away: what is done is kept, and the same command goes on when there is "
                 "one again"
             ) from None
-        except Exception as error:
-            if _knows_no_kzoo(error):
-                raise InputError(
-                    f"the scheduler at {self.address}, or a worker, cannot load this kzoo ({_innermost(error)!s:.120}): install the "
-                    "same kzoo with its extras training and cluster on all machines"
-                ) from None
-            raise
+        if "unable" in answer:
+            raise InputError(
+                f"the worker {answer['worker']} cannot load this kzoo ({answer['unable']!s:.120}): install the same checkout with its "
+                "extras training and cluster on all machines"
+            )
+        return answer
 
 
-def _as_it_is(content: bytes) -> bytes:
-    return content
+def _errand() -> Callable[..., Data]:
+    """What a worker is sent: a function that is pickled whole, so that one without this kzoo can say so."""
+
+    def carry_out(job: Data, files: Sequence[str], *sent: bytes) -> Data:
+        from distributed import get_worker
+
+        try:
+            from kzoo.studies.cluster import work_here
+        except ImportError as error:
+            return {"unable": str(error), "worker": get_worker().address}
+        return work_here(job, files, *sent)
+
+    return carry_out
 
 
-def _work(job: Data, files: Iterable[str], *sent: bytes) -> Data:
-    """On a worker: carry a unit out, in a folder that goes with the worker."""
+def work_here(job: Data, files: Sequence[str], *sent: bytes) -> Data:
+    """On a worker: carry a unit out, in a folder that goes with the worker; ``files`` are the sha256 of what is ``sent``.
+
+    Raises:
+        InputError: the worker must not take part.
+        InputError, CheckFailed, WorldError: what the unit raises.
+    """
     from distributed import get_worker
 
     worker = get_worker()
@@ -251,16 +263,3 @@ def _silence() -> None:
     for name in list(logging.root.manager.loggerDict):
         if name.partition(".")[0] in ("distributed", "tornado"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-def _innermost(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-def _knows_no_kzoo(error: Exception) -> bool:
-    """Whether something failed for want of kzoo, or of a part of it, where it was sent to."""
-    return "deserializ" in str(error) or (
-        isinstance(_innermost(error), (ImportError, AttributeError)) and "kzoo" in str(_innermost(error))
-    )

@@ -1,7 +1,6 @@
 """A unit of work away from here: what is sent to a worker, what the worker does, what comes back.
 
-All of it is plain data, and nothing here knows what carries it: `kzoo.studies.cluster` does. What is heavy is imported
-when a unit is carried out, for a scheduler reads what passes through it, and loads this module to do so.
+All of it is plain data, and nothing here knows what carries it: `kzoo.studies.cluster` does.
 """
 
 from __future__ import annotations
