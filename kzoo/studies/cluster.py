@@ -136,7 +136,7 @@ class _Errand:
         left = [future for _, future, _ in self.waiting.values()] + list(self.files.values())
         with suppress(OSError, TimeoutError, CancelledError):
             if left and self.client.status == "running":
-                self.client.cancel(left, force=True)
+                self.client.cancel(left)
         self.waiting.clear()
         self.files.clear()
 
@@ -162,7 +162,7 @@ class _Errand:
                     f"a worker has no {path} of the sha256 {sha256}, and files above {MOST_SENT >> 20} MB are not sent: put the "
                     "study into a folder that all machines have at the same path"
                 )
-            self.files[sha256] = self._submit(bytes, path.read_bytes(), key=f"kzoo-file-{sha256}")
+            self.files[sha256] = self._submit(bytes, path.read_bytes(), key=f"kzoo-file-{self.caller}-{sha256}")
         return self.files[sha256]
 
     def _submit(self, function: Callable[..., object], *arguments: object, key: str) -> Future[Any]:
@@ -195,6 +195,9 @@ class _Errand:
                 f"for lack of memory: see the log of {error.last_worker.address}; what is done is kept, and the same command goes on"
             ) from None
         except (CancelledError, OSError, TimeoutError):
+            if future.status == "error":
+                # The unit's own.
+                raise
             raise WorldError(
                 f"the scheduler at {self.address} has gone away: what is done is kept, and the same command goes on when there is "
                 "one again"
