@@ -18,7 +18,7 @@ INTRODUCTION = """\
 What `--help` prints for every command. `make docs` writes this page from the commands themselves, so it is not edited by
 hand. How to use them: [reading a ranking](ranking.md), [carrying weights over](transfer.md),
 [models in files](files.md), [the registry](registry.md), [networks on the Hub](hub.md), [the card of a model](card.md),
-[papers as pipelines](pipelines.md), [claims](claims.md).
+[papers as pipelines](pipelines.md), [on more machines](clusters.md), [claims](claims.md).
 
 Exit codes: 0 done, 1 a check said no, 2 bad input, 3 the network or the disk failed, 130 interrupted. Tables, JSON and
 other results go to stdout; hints, notes, progress and errors go to stderr.

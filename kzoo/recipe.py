@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -224,28 +224,35 @@ def moved(recipe: Recipe, old: Path, new: Path) -> Recipe:
     """The recipe as it reads in another folder: relative paths lead to the same files."""
 
     def path_from(text: str) -> str:
-        if is_no_path(text):
-            return text
         # A link in either path would lead a relative one astray.
         return Path(os.path.relpath((old / text).resolve(), new.resolve())).as_posix()
 
-    def images_from(section: DataSection | None) -> DataSection | None:
+    return with_paths(recipe, path_from)
+
+
+def with_paths(recipe: Recipe, change: Callable[[str], str]) -> Recipe:
+    """The recipe with every path in it changed; what is no path, such as ``local:NAME``, stays."""
+
+    def changed(text: str) -> str:
+        return text if is_no_path(text) else change(text)
+
+    def images_of(section: DataSection | None) -> DataSection | None:
         if section is None:
             return None
-        update = {"root": path_from(section.root)} if section.root is not None else {}
+        update = {"root": changed(section.root)} if section.root is not None else {}
         if section.task.startswith(_IMAGE_FOLDER):
-            update["task"] = _IMAGE_FOLDER + path_from(section.task.removeprefix(_IMAGE_FOLDER))
+            update["task"] = _IMAGE_FOLDER + changed(section.task.removeprefix(_IMAGE_FOLDER))
         return section.model_copy(update=update)
 
-    def source_from(source: SourceSection) -> SourceSection:
-        return source.model_copy(update={"path": path_from(source.path), "images": images_from(source.images)})
+    def source_of(source: SourceSection) -> SourceSection:
+        return source.model_copy(update={"path": changed(source.path), "images": images_of(source.images)})
 
     changes: dict[str, Any] = {
-        "sources": [source_from(source) for source in recipe.sources],
-        "start": None if recipe.start is None else source_from(recipe.start),
-        "inputs": [each.model_copy(update={"path": path_from(each.path)}) for each in recipe.inputs],
+        "sources": [source_of(source) for source in recipe.sources],
+        "start": None if recipe.start is None else source_of(recipe.start),
+        "inputs": [each.model_copy(update={"path": changed(each.path)}) for each in recipe.inputs],
     }
     if recipe.plan is not None:
-        changes["plan"] = recipe.plan.model_copy(update={"path": path_from(recipe.plan.path)})
-    changes |= {name: images_from(getattr(recipe, name)) for name in IMAGES}
+        changes["plan"] = recipe.plan.model_copy(update={"path": changed(recipe.plan.path)})
+    changes |= {name: images_of(getattr(recipe, name)) for name in IMAGES}
     return recipe.model_copy(update=changes)

@@ -253,7 +253,8 @@ def tell_loading(result: Result) -> None:
     "  kzoo run start/recipe.yaml --out again\n"
     "  kzoo run finetune.yaml --out trained\n"
     "  kzoo run pipelines/dpiat --profile tiny --out small\n"
-    "  kzoo run pipelines/dpiat --stage match"
+    "  kzoo run pipelines/dpiat --stage match\n"
+    "  kzoo run pipelines/dpiat --scheduler tcp://10.0.0.7:8786"
 )
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--out", type=_OUT, metavar="DIR", help="The new folder for the model; of a study, that of its results.")
@@ -264,6 +265,11 @@ def tell_loading(result: Result) -> None:
 @click.option("-j", "--jobs", type=click.IntRange(min=1), metavar="N", help="So many trainings of a study at once.")
 @click.option(
     "--dry-run", is_flag=True, help="Of a study: build and try out all that the profile names, and train nothing."
+)
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Trainings of a study on the workers of this dask cluster, tcp://HOST:PORT; or 'local': a cluster of N processes.",
 )
 @as_json
 @click.pass_obj
@@ -280,7 +286,7 @@ def run(directory: Path | None, /, recipe: Path, out: Path | None, **options: An
 
     recipe = find_study(recipe)
     dry_run = options.pop("dry_run")
-    study_options = {name: options.pop(name) for name in ("stages", "profile", "jobs")}
+    study_options = {name: options.pop(name) for name in ("stages", "profile", "jobs", "scheduler")}
     if is_study(recipe):
         if options["force"] or options["trust_code"]:
             raise InputError(
@@ -325,7 +331,13 @@ def _rehearse(path: Path, profile: str | None, as_json: bool) -> None:
 
 
 def _run_study(
-    path: Path, out: Path | None, stages: Sequence[str], profile: str | None, jobs: int | None, as_json: bool
+    path: Path,
+    out: Path | None,
+    stages: Sequence[str],
+    profile: str | None,
+    jobs: int | None,
+    scheduler: str | None,
+    as_json: bool,
 ) -> None:
     from kzoo.studies.params import read_study
     from kzoo.studies.running import run_stages
@@ -336,7 +348,7 @@ def _run_study(
             f"the results in {path} are of the profile that its params.yaml names: give --out DIR for those of {profile}"
         )
     wanted = [study.stage(name) for name in stages] or list(study.stages)
-    where = run_stages(study, wanted, out, jobs=jobs, progress=Progress(), say=hint)
+    where = run_stages(study, wanted, out, jobs=jobs, scheduler=scheduler, progress=Progress(), say=hint)
     if as_json:
         print_json({"folder": str(where), "profile": study.profile_name, "stages": [stage.name for stage in wanted]})
         return

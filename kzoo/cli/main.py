@@ -136,6 +136,7 @@ def run() -> int:
 _EXTRAS = {
     **dict.fromkeys(("psutil", "safetensors", "timm", "torch", "torchvision"), "torch"),
     **dict.fromkeys(("accelerate", "matplotlib", "PIL", "scipy", "sklearn"), "training"),
+    **dict.fromkeys(("cryptography", "dask", "distributed"), "cluster"),
     "dvc": "pipelines",
     **dict.fromkeys(("huggingface_hub", "httpx", "httpx2"), "hub"),
     **dict.fromkeys(("boolean", "jinja2", "license_expression", "markdown_it"), "publish"),

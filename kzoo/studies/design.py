@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 from kzoo.errors import InputError
 from kzoo.faults import read_json
 from kzoo.files import new_folder, replacing
+
+if TYPE_CHECKING:
+    from kzoo.studies.work import Order
 
 Progress = Callable[[str, float], None]
 #: The claims of a study, in its folder.
@@ -28,10 +31,18 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+class Cluster(Protocol):
+    """Workers that are not processes of this one."""
+
+    def carry_out(self, orders: Sequence[Order]) -> Iterator[dict[str, Any]]:
+        """The records of units, as they are done; each is written down then, and what is kept of it lies here."""
+
+
 @dataclass(frozen=True)
 class Run:
     """One run of a study: the folder of its ``params.yaml``, where results go, the profile and how many processes.
 
+    With a ``cluster``, that carries the units of work out in place of processes of this machine.
     Both folders are absolute and without links, so that the way from one to the other is what it seems to be.
     """
 
@@ -42,6 +53,7 @@ class Run:
     jobs: int
     progress: Progress
     say: Callable[[str], None]
+    cluster: Cluster | None = None
 
     @property
     def work(self) -> Path:

@@ -6,17 +6,18 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from kzoo.environment import environment_class, tell_difference
 from kzoo.errors import InputError
 from kzoo.files import replacing
 from kzoo.locking import held
-from kzoo.studies.design import Progress, Run
+from kzoo.studies.design import Cluster, Progress, Run
 from kzoo.studies.params import Study
 from kzoo.studies.stages import ENVIRONMENT, Stage, stage_module
 
-OUT, JOBS = "out", "KZOO_JOBS"
+OUT, JOBS, SCHEDULER = "out", "KZOO_JOBS", "KZOO_SCHEDULER"
 #: Says that a folder is a study's to write into.
 _MARK = ".kzoo-study"
 _PATIENCE = 1.0
@@ -28,26 +29,28 @@ def run_stages(
     out: Path | None = None,
     *,
     jobs: int | None = None,
+    scheduler: str | None = None,
     progress: Progress = lambda _what, _done: None,
     say: Callable[[str], None] = lambda _text: None,
 ) -> Path:
     """Carry stages out, in their order, and give the folder of the results: ``out`` beside ``params.yaml`` unless named.
 
-    ``jobs`` processes work at once: by default ``KZOO_JOBS``, or as many as there are cores.
+    ``jobs`` processes work at once: by default ``KZOO_JOBS``, or as many as there are cores. With a ``scheduler`` (by
+    default ``KZOO_SCHEDULER``), the workers of that dask cluster do: its address, or ``local``.
 
     Raises:
         InputError: something that a stage needs is missing or wrong.
         CheckFailed: a file is not the one that was named.
-        WorldError: the disk fails, or a process is ended from outside.
+        WorldError: the disk fails, or a process is ended from outside, or the scheduler does not answer.
     """
     run = study_run(study, out, jobs or default_jobs(), progress, say)
     if out is not None:
         _require_own(run.out)
     if any(stage.computes for stage in stages):
         tell_difference(study.folder / ENVIRONMENT, environment_class())
-    with _alone(run):
+    with _cluster(scheduler or os.environ.get(SCHEDULER, ""), run) as cluster, _alone(run):
         for stage in stages:
-            stage_module(stage).carry_out(run)
+            stage_module(stage).carry_out(replace(run, cluster=cluster))
     return study.folder / OUT if out is None else out
 
 
@@ -98,6 +101,25 @@ def _alone(run: Run) -> Iterator[None]:
         finally:
             if run.work.is_dir() and not any(run.work.iterdir()):
                 shutil.rmtree(run.work, ignore_errors=True)
+
+
+@contextmanager
+def _cluster(scheduler: str, run: Run) -> Iterator[Cluster | None]:
+    """The cluster at an address, left at the end; None where no address is given.
+
+    Raises:
+        InputError: it is no address.
+    """
+    if not scheduler:
+        yield None
+        return
+    from kzoo.studies.cluster import DaskCluster
+
+    cluster = DaskCluster(scheduler, run.jobs, run.say)
+    try:
+        yield cluster
+    finally:
+        cluster.close()
 
 
 def default_jobs() -> int:

@@ -44,7 +44,9 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class _Order:
+class Order:
+    """A unit, the folder that its recipe's paths start from, where its result goes, and what decides its record."""
+
     unit: Unit
     base: Path
     folder: Path
@@ -76,7 +78,7 @@ class Work:
         if len({unit.name for unit in units}) < len(units):
             raise InputError(f"two runs of {what} have one name: check params.yaml for what stands there twice")
         here = environment_class()
-        orders = [_Order(unit, self.run.base, self.folder, _stamp(unit, here)) for unit in units]
+        orders = [Order(unit, self.run.base, self.folder, _stamp(unit, here)) for unit in units]
         found = {order.unit.name: _finished(order) for order in orders}
         waiting = [order for order in orders if found[order.unit.name] is None]
         done, steps, saved = len(orders) - len(waiting), 0, 0
@@ -97,7 +99,10 @@ class Work:
         """Remove what is kept for going on, once the stage has written its outputs."""
         shutil.rmtree(self.folder.parent, ignore_errors=True)
 
-    def _results(self, orders: Sequence[_Order]) -> Iterator[Record]:
+    def _results(self, orders: Sequence[Order]) -> Iterator[Record]:
+        if self.run.cluster is not None:
+            yield from self.run.cluster.carry_out(orders)
+            return
         try:
             for records in helped(_carry_out_all, _groups(orders), self.run.jobs):
                 yield from records
@@ -108,9 +113,9 @@ class Work:
             ) from None
 
 
-def _groups(orders: Sequence[_Order]) -> list[list[_Order]]:
+def _groups(orders: Sequence[Order]) -> list[list[Order]]:
     """Orders whose units are together, in the order of the first of each."""
-    groups: dict[str, list[_Order]] = {}
+    groups: dict[str, list[Order]] = {}
     for order in orders:
         unit = order.unit
         groups.setdefault(f"unit {unit.name}" if unit.together is None else f"together {unit.together}", []).append(
@@ -119,7 +124,7 @@ def _groups(orders: Sequence[_Order]) -> list[list[_Order]]:
     return list(groups.values())
 
 
-def _carry_out_all(orders: Sequence[_Order]) -> list[Record]:
+def _carry_out_all(orders: Sequence[Order]) -> list[Record]:
     return [_carry_out(order) for order in orders]
 
 
@@ -129,11 +134,11 @@ def _stamp(unit: Unit, environment: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
-def _record_file(order: _Order) -> Path:
+def _record_file(order: Order) -> Path:
     return order.folder / f"{order.unit.name}.json"
 
 
-def _finished(order: _Order) -> Record | None:
+def _finished(order: Order) -> Record | None:
     try:
         stored = json.loads(_record_file(order).read_text(encoding="utf-8"))
         record = dict(stored["record"]) if stored["stamp"] == order.stamp else None
@@ -156,8 +161,16 @@ def _surroundings(base: Path) -> Surroundings:
     return Surroundings(base, _zoo, remembered=Remembered(STUDY))
 
 
-def _carry_out(order: _Order) -> Record:
-    """Carry one unit out, and write down that it is done."""
+def _carry_out(order: Order) -> Record:
+    return carry_out(order, _surroundings(order.base))
+
+
+def carry_out(order: Order, where: Surroundings) -> Record:
+    """Carry one unit out, and write down that it is done.
+
+    Raises:
+        InputError, CheckFailed, WorldError: what its recipe raises.
+    """
     place = order.folder / order.unit.name
     # What is said of an older folder of that name would be said of this one.
     _record_file(order).unlink(missing_ok=True)
@@ -166,7 +179,7 @@ def _carry_out(order: _Order) -> Record:
     steps = saved = 0
     try:
         with _quiet():
-            result = run_recipe(order.unit.recipe, _surroundings(order.base), place, force=True)
+            result = run_recipe(order.unit.recipe, where, place, force=True)
         record["sha256"] = weights_sha256([place / WEIGHTS])
         record |= told_of(result)
         if result.history is not None:
@@ -178,9 +191,18 @@ def _carry_out(order: _Order) -> Record:
         shutil.rmtree(checkpoint_folder(place), ignore_errors=True)
     if not order.unit.keep:
         shutil.rmtree(place, ignore_errors=True)
+    write_down(order, record)
+    return record | {"steps": steps, "saved": saved}
+
+
+def write_down(order: Order, record: Record) -> None:
+    """Say that a unit is done, whose model folder is there if it is kept.
+
+    Raises:
+        WorldError: the disk fails.
+    """
     with replacing(_record_file(order)) as temporary:
         temporary.write_text(json.dumps({"stamp": order.stamp, "record": record}), encoding="utf-8")
-    return record | {"steps": steps, "saved": saved}
 
 
 @contextmanager

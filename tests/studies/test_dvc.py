@@ -154,6 +154,31 @@ def test_the_report_at_the_root_pulls_the_pipelines_in(tiny):
     assert nodes >= {"pipelines/zoo/dvc.yaml:train", "pipelines/zoo/dvc.yaml:evaluate", "report"}
 
 
+def test_what_one_machine_pushes_another_pulls(tiny, tmp_path):
+    shutil.copytree(tiny.root, tmp_path / "ours", symlinks=True)
+    ours = replace(tiny, root=tmp_path / "ours")
+    theirs = replace(tiny, root=tmp_path / "theirs")
+    shelf = ("dvc", "remote", "add", "--local", "--default", "shelf", str(tmp_path / "shelf"))
+    for command in (shelf, ("dvc", "push", "pipelines/dpiat/dvc.yaml")):
+        done = ours.run(*command)
+        assert done.returncode == 0, done.stdout + done.stderr
+    # What git has: everything but networks and DVC's own files.
+    results = shutil.ignore_patterns("cache", "tmp", "config.local", "sources", "models", "model", "plans", "starts")
+    shutil.copytree(
+        ours.root,
+        theirs.root,
+        symlinks=True,
+        ignore=lambda folder, names: results(folder, names) if {".dvc", "out"} & {*folder.split("/")} else [],
+    )
+    before = ours.contents("pipelines/dpiat/out")
+    assert len(theirs.contents("pipelines/dpiat/out")) < len(before)
+    for command in (shelf, ("dvc", "pull", "pipelines/dpiat/dvc.yaml")):
+        done = theirs.run(*command)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert theirs.contents("pipelines/dpiat/out") == before
+    assert "up to date" in theirs.run("dvc", "status", "pipelines/dpiat/dvc.yaml").stdout
+
+
 def test_the_committed_lock_knows_the_index_as_it_is():
     # If this fails: kzoo index, then dvc commit -f index
     stage = yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"]["index"]
