@@ -83,7 +83,7 @@ def test_several_processes_give_the_same_records(run, tmp_path):
 
 def test_units_that_are_together_go_to_one_process(run, tmp_path):
     orders = [
-        work_module._Order(replace(unit(name), together=together), tmp_path, tmp_path, "")
+        work_module.Order(replace(unit(name), together=together), tmp_path, tmp_path, "")
         for name, together in (("a", "x"), ("b", None), ("c", "y"), ("d", "x"), ("x", None))
     ]
     groups = work_module._groups(orders)
