@@ -71,6 +71,7 @@ def table() -> str:
         *_surgery_rows(load("surgery")),
         *_training_rows(load("training")),
         *_fusing_rows(load("fusing")),
+        *_amalgamating_rows(load("amalgamating")),
         (
             f"{fuzz['cases']:,} hostile headers, shards, configs, indexes and registry files",
             f"{fuzz['escaped']} without an answer or one sentence; slowest "
@@ -156,6 +157,18 @@ def _fusing_rows(fusing: dict[str, Any]) -> list[tuple[str, str]]:
             f"{found['peak_anonymous_memory_mb']:.0f} MB at most",
         )
         for name, found in fusing["files"].items()
+    ]
+
+
+def _amalgamating_rows(amalgamating: dict[str, Any]) -> list[tuple[str, str]]:
+    arms = {"kd": "soft targets", "mmd": "with the discrepancy", "full": "all of common feature learning"}
+    return [
+        (
+            f"a step of amalgamation beside one of plain distillation written by hand, {name} of {found['size']} pixels, "
+            f"{found['student']}, one thread",
+            "; ".join(f"{said} {span(found['times_by_hand'][arm], 'times')} as many per second" for arm, said in arms.items()),
+        )
+        for name, found in amalgamating["cases"].items()
     ]
 
 
