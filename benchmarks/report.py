@@ -166,7 +166,9 @@ def _amalgamating_rows(amalgamating: dict[str, Any]) -> list[tuple[str, str]]:
         (
             f"a step of amalgamation beside one of plain distillation written by hand, {name} of {found['size']} pixels, "
             f"{found['student']}, one thread",
-            "; ".join(f"{said} {span(found['times_by_hand'][arm], 'times')} as many per second" for arm, said in arms.items()),
+            "; ".join(
+                f"{said} {span(found['times_by_hand'][arm], 'times')} as many per second" for arm, said in arms.items()
+            ),
         )
         for name, found in amalgamating["cases"].items()
     ]

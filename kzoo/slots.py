@@ -59,6 +59,8 @@ class Slot:
 
     def give_back(self) -> None:
         """Let others have it."""
+        # A process that was forked meanwhile has the file open, too: closing alone would leave it locked.
+        fcntl.flock(self._handle, fcntl.LOCK_UN)
         self._handle.close()
 
 

@@ -277,7 +277,7 @@ def run(directory: Path | None, /, recipe: Path, out: Path | None, **options: An
     """Make what RECIPE describes: carry weights over, train, test, and write a model folder.
 
     Sources are looked for from the recipe's folder, and must have the sha256 that it names. A training that was
-    interrupted goes on from its last epoch.
+    interrupted goes on from the last epoch whose state was kept.
 
     RECIPE may also be a study, such as pipelines/dpiat or the params.yaml in it: its stages are carried out in their
     order. What is done is not done again after an interruption.
@@ -293,6 +293,9 @@ def run(directory: Path | None, /, recipe: Path, out: Path | None, **options: An
                 "--force and --trust-code are for recipes: a study replaces its own results, and runs no code"
             )
         if dry_run:
+            idle = next((name for name in ("stages", "jobs", "scheduler") if study_options[name]), None)
+            if idle is not None or out is not None:
+                raise InputError("--dry-run tries out a whole profile and writes nothing: give --profile alone with it")
             _rehearse(recipe, study_options["profile"], options["as_json"])
         else:
             _run_study(recipe, out, as_json=options["as_json"], **study_options)
@@ -369,7 +372,7 @@ def _run_recipe(directory: Path | None, recipe: Path, out: Path, force: bool, tr
         result = run_recipe(wanted, surroundings(directory, trust_code, recipe.parent), out, force)
     except KeyboardInterrupt:
         if checkpoint_folder(out).exists():
-            hint("\nThe training is kept up to its last whole epoch: the same command goes on from there.")
+            hint("\nThe training is kept up to an epoch that is not long ago: the same command goes on from there.")
         raise
     if not writes():
         return

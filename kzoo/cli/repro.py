@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -75,15 +75,24 @@ def repro(
         raise InputError(
             f"-j {count} with {len(named)} GPUs: each stage gets a GPU of its own, so at most as many run at once"
         )
-    run = Reproduction(project, targets, Resources(count, jobs or default_jobs(), named))
+    processes = jobs or default_jobs()
+    # The process of a stage trains, too.
+    count = count if named else min(count, processes)
+    run = Reproduction(project, targets, Resources(count, processes, named))
     columns = shutil.get_terminal_size().columns if sys.stderr.isatty() else None
     with _ended_by_signals():
-        run.run(lambda text: click.echo(text, err=True, nl=False), columns)
+        run.run(_tell, columns)
     if as_json:
         print_json(run.to_dict())
     else:
         _show(run)
     run.require_done()
+
+
+def _tell(text: str) -> None:
+    # Somebody who reads no further is no reason to stop stages that are under way.
+    with suppress(OSError):
+        click.echo(text, err=True, nl=False)
 
 
 def _show(run: Reproduction) -> None:

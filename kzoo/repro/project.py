@@ -76,9 +76,9 @@ def open_project(start: Path) -> Project:
 
 
 def with_programs(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment in which the programs installed beside this Python are found, after all others."""
+    """An environment in which the programs installed beside this Python are found, before all others."""
     path = environment.get("PATH", os.defpath)
-    return {**environment, "PATH": f"{path}{os.pathsep}{Path(sys.executable).parent}"}
+    return {**environment, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{path}"}
 
 
 def _dvc() -> str:

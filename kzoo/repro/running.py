@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ _BUSY = re.compile(r"^ERROR: .*(Unable to acquire lock|is busy, it is being bloc
 #: Seconds before each further attempt when another DVC holds what a stage needs.
 _AGAIN_AFTER = (1.0, 2.0, 4.0, 8.0, 16.0)
 _OUTCOMES = (("didn't change, skipping", "up to date"), ("is cached - skipping run", "taken from DVC's cache"))
-_EXITED = re.compile(r"exited with (-?\d+)")
+_EXITED = re.compile(r"^ERROR: .*exited with (-?\d+)", re.MULTILINE)
 _MEANINGS: Mapping[int, type[KzooError]] = {1: CheckFailed, 2: InputError, 3: WorldError}
 
 
@@ -182,11 +183,13 @@ class Reproduction:
             self._schedule.finish(status.target)
             status.state = State.DONE
             if status.how == "run":
-                self.project.keep_seconds({status.target: round(status.seconds, 1)})
+                # It decides nothing but the order.
+                with suppress(WorldError):
+                    self.project.keep_seconds({status.target: round(status.seconds, 1)})
             teller.changed(status, f"{status.how}, {status.seconds:.1f} s")
             return
-        exited = _EXITED.search(said)
-        code = int(exited[1]) if exited else child.code
+        exited = _EXITED.findall(said)
+        code = int(exited[-1]) if exited else child.code
         status.how = f"exit code {code}"
         self.failures.append(Failure(status, code, child.log, _last_lines(said)))
         self._schedule.fail(status.target)

@@ -98,6 +98,12 @@ class DaskCluster:
             found = self._client = Client(
                 self._local or self.address, timeout=_CONNECTED_WITHIN, set_as_default=False, name="kzoo"
             )
+        except (TypeError, ValueError, RuntimeError) as error:
+            # Such as tls without certificates in dask's configuration.
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"the cluster at {self.address} cannot be used as dask is configured ({reason:.200})"
+            ) from None
         except OSError:
             raise WorldError(
                 f"no dask scheduler answers at {self.address} within {_CONNECTED_WITHIN:.0f} s: start one ('dask scheduler'), "
@@ -248,8 +254,12 @@ def work_here(job: Data, files: Sequence[str], *sent: bytes) -> Data:
 
 def _require_wanted(worker: Worker, key: Any) -> None:
     """End a unit that nobody waits for any more: dask itself does not end what has begun."""
+    from distributed import Reschedule
+
+    if worker.status.name in ("closing", "closed", "failed"):
+        raise Reschedule
     task = worker.state.tasks.get(key)
-    if task is None or task.state == "cancelled" or worker.status.name in ("closing", "closed", "failed"):
+    if task is None or task.state == "cancelled":
         raise RuntimeError("nobody waits for this unit any more")
 
 

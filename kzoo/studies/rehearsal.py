@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision.datasets
 from torch import Tensor, nn
 
 from kzoo.building import build_network, network_spec
@@ -199,15 +198,9 @@ def _missing(section: DataSection, base: Path) -> str | None:
         return None if (base / path).is_dir() else path
     if family not in ARRAYS and family not in FILES:
         return None
-    kind = getattr(torchvision.datasets, ARRAYS[family] if family in ARRAYS else FILES[family][0])
-    root = None if section.root is None else base / section.root
-    if root is None:
+    if section.root is None:
         raise InputError(f"the task {section.task} has no root: name the folder of torchvision's data sets")
-    try:
-        kind(root)
-    except RuntimeError:  # so torchvision says that there is nothing
-        return str(section.root)
-    return None
+    return None if (base / section.root).is_dir() else section.root
 
 
 def _network(named: Named, where: str, data: str, arm: str | None, tasks: Callable[[str], Task]) -> Tried:
@@ -223,6 +216,9 @@ def _network(named: Named, where: str, data: str, arm: str | None, tasks: Callab
             take_step(copied(module), task, settings)
     except KzooError as error:
         return Tried("network", place, f"{network.model} for {data}", str(error))
+    except Exception as error:  # networks raise what they like, and memory may not suffice
+        reason = " ".join(str(error).split())
+        return Tried("network", place, f"{network.model} for {data}", f"{type(error).__name__}: {reason:.300}")
     trainings = ", ".join(named.trainings)
     return Tried("network", place, f"{network.model} for {data}, {entries:,} learned entries, a step of {trainings}")
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,7 +47,7 @@ def run_stages(
         _require_own(run.out)
     if any(stage.computes for stage in stages):
         tell_difference(study.folder / ENVIRONMENT, environment_class())
-    with _cluster(scheduler or os.environ.get(SCHEDULER, ""), run) as cluster, _alone(run):
+    with _cluster(scheduler or os.environ.get(SCHEDULER, ""), run) as cluster, _alone(run, stages):
         for stage in stages:
             stage_module(stage).carry_out(replace(run, cluster=cluster))
     return study.folder / OUT if out is None else out
@@ -88,19 +87,25 @@ def _require_own(out: Path) -> None:
 
 
 @contextmanager
-def _alone(run: Run) -> Iterator[None]:
-    """Keep others from running this study into the same folder, and leave no empty folder of work.
+def _alone(run: Run, stages: Sequence[Stage]) -> Iterator[None]:
+    """Keep others from running these stages into the same folder, and leave no empty folder of work.
+
+    Other stages of the study may be under way: whoever starts them knows that they need none of these.
 
     Raises:
         WorldError: somebody else does already.
     """
     busy = f"another kzoo is writing into {run.out}: wait until it is done, or give another folder (--out)"
-    with held(run.work.with_name(f"{run.work.name}.lock"), busy, str(run.work.parent), _PATIENCE):
+    with ExitStack() as locks:
+        for stage in stages:
+            file = run.work.with_name(f"{run.work.name}.{stage.name}.lock")
+            locks.enter_context(held(file, busy, str(run.work.parent), _PATIENCE))
         try:
             yield
         finally:
-            if run.work.is_dir() and not any(run.work.iterdir()):
-                shutil.rmtree(run.work, ignore_errors=True)
+            # That of another stage is not empty.
+            with suppress(OSError):
+                run.work.rmdir()
 
 
 @contextmanager

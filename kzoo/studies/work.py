@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import torch
+
 from kzoo.environment import environment_class
 from kzoo.errors import InputError, WorldError
 from kzoo.files import replacing
@@ -186,6 +188,10 @@ def carry_out(order: Order, where: Surroundings) -> Record:
             epochs = result.history.epochs
             saved = epochs[before - 1].step if 0 < before <= len(epochs) else 0
             steps = epochs[-1].step - saved
+    except (MemoryError, torch.OutOfMemoryError):
+        raise WorldError(
+            f"the memory does not suffice for {order.unit.name}: what is done is kept; run fewer at once (--jobs)"
+        ) from None
     except Diverged as end:
         record["diverged"] = end.step
         shutil.rmtree(checkpoint_folder(place), ignore_errors=True)

@@ -159,16 +159,20 @@ def test_results_go_into_a_folder_of_their_own(command, tmp_path, monkeypatch):
         code, _, said = command(*run, ".")
         assert code == 0, said
     assert sorted(path.name for path in new.iterdir()) == [".kzoo-study", "models", "train.json"]
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".new")] in ([], [".new.work.lock"])
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".new")] in ([], [".new.work.train.lock"])
 
 
 def test_a_second_run_into_the_same_folder_is_refused(command, tiny_study):
     from filelock import FileLock
 
     tmp_path = tiny_study
-    with FileLock(tmp_path / ".out.work.lock"):
-        code, _, said = command("run", tmp_path, "--stage", "match")
-    assert (code, "another kzoo is writing into" in said) == (3, True)
+    with FileLock(tmp_path / ".out.work.match.lock"):
+        for stages in (("--stage", "match"), ()):
+            code, _, said = command("run", tmp_path, *stages)
+            assert (code, "another kzoo is writing into" in said) == (3, True)
+        # Another stage may be under way: what it needs is missing here, which is all that is wrong with it.
+        code, _, said = command("run", tmp_path, "--stage", "sweep")
+        assert (code, "run the stages before this one first" in said) == (2, True), said
 
 
 def test_claims_for_a_profile_that_is_not_there_are_refused(tmp_path):

@@ -125,7 +125,10 @@ def test_one_step_is_taken_with_the_settings(tmp_path: Path) -> None:
     module = small_network("vgg-1x8", classes=10, channels=1)
     before = [value.clone() for value in module.parameters()]
     take_step(module, task, TrainingSettings(epochs=50, lr=0.5, optimizer="sgd", momentum=0.0, weight_decay=0.0))
-    moved = [float((value.detach() - old).abs().max()) for value, old in zip(module.parameters(), before, strict=True)]
+    moved = [
+        float((value.detach() - old.detach()).abs().max())
+        for value, old in zip(module.parameters(), before, strict=True)
+    ]
     assert max(moved) > 0
 
     class Endless(nn.Module):
