@@ -178,6 +178,7 @@ def test_a_worker_that_is_killed_costs_its_unit_only(on_cluster, dask, plain):
     assert said[-1].startswith("train: 6 runs, of which 0 were done before")
 
 
+@pytest.mark.faults
 def test_what_fails_is_told_as_it_is_here_and_what_is_done_stays(on_cluster, dask):
     address = dask.address()
     odd = unit("odd")
@@ -271,6 +272,7 @@ def test_a_scheduler_that_goes_away_is_told_and_the_same_command_goes_on(on_clus
 # A cluster of this machine's processes
 
 
+@pytest.mark.faults
 def test_a_unit_that_ends_every_worker_is_given_up(on_cluster, monkeypatch):
     monkeypatch.setattr(cluster_module, "_errand", lambda: _end)
     before = spawned()
