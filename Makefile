@@ -14,7 +14,7 @@ demo: $(VENV)/.light  ## Recommend with the light core; then install what traini
 test: $(VENV)/.full  ## Install everything that tests need and run the whole suite.
 	$(BIN)/python -m pytest
 
-test-faults: $(VENV)/.full  ## Every fault at every request to the Hub, one at a time, about a minute.
+test-faults: $(VENV)/.full  ## Every fault at every request to the Hub, one at a time, and those that take long to try: some minutes.
 	$(BIN)/python -m pytest -m faults
 
 lint: $(VENV)/.full  ## Style, types, and whether the index fits registry and code.

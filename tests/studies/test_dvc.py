@@ -9,6 +9,7 @@ import signal
 import time
 from dataclasses import replace
 
+import pytest
 import yaml
 
 from tests.studies.conftest import ROOT
@@ -117,6 +118,7 @@ def test_a_stage_that_was_killed_goes_on_and_gives_the_same_bytes(tiny, tmp_path
     assert (project.root / "pipelines/dpiat/out/sweep.json").read_bytes() == killed != before
 
 
+@pytest.mark.faults
 def test_two_runs_at_once_do_not_spoil_each_other(tmp_path, copied_project, command, monkeypatch):
     monkeypatch.setenv("KZOO_JOBS", "1")
     project = copied_project(tmp_path / "project")

@@ -75,6 +75,7 @@ def test_nobody_helps_while_all_slots_are_held(tmp_path, monkeypatch):
     assert slots.take() is not None, "and none is kept"
 
 
+@pytest.mark.faults
 def test_others_help_as_soon_as_a_slot_is_free_and_give_it_back(tmp_path, monkeypatch):
     monkeypatch.setenv(SLOTS, str(tmp_path))
     slots = Slots.made(tmp_path, 1)

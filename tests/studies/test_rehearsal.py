@@ -143,6 +143,7 @@ def test_one_step_is_taken_with_the_settings(tmp_path: Path) -> None:
         take_step(Endless(), task, TrainingSettings())
 
 
+@pytest.mark.slow
 def test_the_profile_of_the_paper_on_fusion_can_be_run() -> None:
     found = rehearse(read_study(PIPELINES / "fusion", "paper"))
     assert [one for one in found if one.problem is not None] == []
