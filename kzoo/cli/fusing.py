@@ -107,12 +107,12 @@ def fuse(directory: Path | None, /, sources: Sequence[str], **options: Any) -> N
     with "license", "license_name", "license_link" (as on the Hub; null if none), "category", "blocked", "reasons",
     "duties", "ways_out".
     """
-    if options["check"] and options["method"] in AMALGAMATING:
-        raise InputError(
-            "--check compares networks that are to be fused entry by entry; teachers of --method cfl and kd need not fit each other: "
-            "leave it out"
-        )
     if options["check"]:
+        if options["method"] in AMALGAMATING:
+            raise InputError(
+                "--check compares networks that are to be fused entry by entry; teachers of --method cfl and kd need not fit each "
+                "other: leave it out"
+            )
         check_sources(directory, sources, options["as_json"])
         return
     if options["out"] is None:

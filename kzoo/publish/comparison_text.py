@@ -38,7 +38,6 @@ def compared_table(facts: CardFacts) -> dict[str, Any] | None:
         ],
         "left_out": [(prose(name.replace("_", " ")), reason) for name, reason in left_out.items()],
         "images": f"{facts.compared[0].images:,}",
-        "trained": bool(facts.epochs),
     }
 
 

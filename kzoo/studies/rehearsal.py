@@ -38,7 +38,7 @@ from kzoo.zoo import shipped_zoo
 _IMAGES = 4
 #: Classes and channels of data sets that may not be here; folders of one's own are taken to be as ImageNet is.
 _CLASSES = {"mnist": 10, "fashion_mnist": 10, "cifar10": 10, "cifar100": 100, "flowers102": 102, "fgvc_aircraft": 100}
-_GREY = ("mnist", "fashion_mnist", "digits", "glyphs")
+_GREY = ("mnist", "fashion_mnist")
 _OTHER_CLASSES, _ARRAY_SIZE, _FILE_SIZE = 1000, 32, 224
 
 
@@ -163,11 +163,9 @@ def _data(where: str, section: DataSection, base: Path) -> Tried:
         task = stand_in(section, base)
     except KzooError as error:
         return Tried("data", where, section.task, str(error))
-    is_here = _missing(section, base) is None
+    missing = _missing(section, base)
     size = f"{task.channels} x {task.size} x {task.size}, {len(task.classes):,} classes"
-    return Tried(
-        "data", where, f"{section.task}, {size}{'' if is_here else f'; not here ({_missing(section, base)}): noise'}"
-    )
+    return Tried("data", where, f"{section.task}, {size}{'' if missing is None else f'; not here ({missing}): noise'}")
 
 
 def stand_in(section: DataSection, base: Path) -> Task:
